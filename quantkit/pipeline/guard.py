@@ -19,6 +19,7 @@ from quantkit.pipeline.prepared import Prepared
 from quantkit.plan.base import Plan
 from quantkit.quality.decoded import open_decoded
 from quantkit.report.predicted import text_words
+from quantkit.tuning.middle import middle, standard_error
 from quantkit.tuning.target import below
 from quantkit.units import counted
 
@@ -72,9 +73,9 @@ def guard(prepared: Prepared, plan: Plan, paths: Sequence[Path], threads: int | 
         measured = {**found, "held_out": fresh}
         elsewhere, expected = inputs.elsewhere(prepared.checkpoint), plan.allocation.get("elsewhere")
         if elsewhere is not None and expected is not None:
-            measured["elsewhere"] = other = _lost(sides, elsewhere, threads, emit)
+            measured["elsewhere"] = other = _lost(sides, elsewhere, threads, emit, many=True)
             value = float(expected["predicted_kld"]) if _is_of(expected, elsewhere) else None
-            said += f"; {_words(other, 'text of other kinds', value)}"
+            said += f"; {_words(other, 'text of other kinds, most of it', value)}"
     emit(StageFinished("measure", 0.0, said))
     return {**plan.allocation, "measured": measured}
 
@@ -84,16 +85,19 @@ def _is_of(known: Mapping[str, Any], text: Samples) -> bool:
     return known.get("sha256") == text.record.sha256
 
 
-def _lost(sides: tuple[Side, Side], text: Samples, threads: int | None, emit: Sink) -> dict[str, Any]:
-    """Which text it is, its tokens, and the KL divergence of the second side from the first on it."""
-    from quantkit.evaluation.figures import estimate  # for files with a bound alone
-    from quantkit.evaluation.measure import measure  # torch
+def _lost(
+    sides: tuple[Side, Side], text: Samples, threads: int | None, emit: Sink, *, many: bool = False
+) -> dict[str, Any]:
+    """Which text it is, its tokens, and the KL divergence of the second side from the first on it; of a text of `many`
+    kinds on the middle half of its windows, as what types cost there."""
+    from quantkit.evaluation.measure import measure  # torch, for files with a bound alone
 
     corpus = corpus_of_samples(text)
     [scores] = measure(sides[0], [sides[1]], corpus, threads=threads, emit=emit)
-    found = estimate(scores.kl, corpus.document.astype(np.int64))
+    windows = scores.kl.reshape(len(text.tokens), -1).mean(1)
+    kept = middle(windows) if many else np.ones(len(windows), bool)
     said = {"name": corpus.name, "sha256": corpus.sha256, "tokens": corpus.tokens}
-    return {**said, "kld": found.value, "standard_error": found.error}
+    return {**said, "kld": float(windows[kept].mean()), "standard_error": standard_error(windows, kept)}
 
 
 def _words(found: Mapping[str, Any], which: str, predicted: float | None) -> str:

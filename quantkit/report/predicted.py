@@ -11,15 +11,16 @@ SHIPPED = "default"  # the name of the text that ships with quantkit, which is o
 
 
 def predicted_words(facts: Mapping[str, Any]) -> str:
-    """ "0.000178 ± 4.7e-06 nats per token on text like a.jsonl, 0.00024 ± 8e-06 on text of other kinds".
+    """ "0.000178 ± 4.7e-06 nats per token on text like a.jsonl, 0.00024 ± 8e-06 on most text of other
+    kinds".
 
     `facts` are those of an allocation or of costs: `predicted_kld`, `standard_error`, `calibration`, and `elsewhere`
-    with the same of text of other kinds, where that was measured.
+    with the same of the middle half of text of other kinds, where that was measured.
     """
     known, elsewhere = facts.get("calibration") or {}, facts.get("elsewhere")
     own = f"{_figure(facts)} nats per token on {text_words(known)}"
     if elsewhere:
-        return f"{own}, {_figure(elsewhere)} on text of other kinds"
+        return f"{own}, {_figure(elsewhere)} on most text of other kinds"
     return own if known.get("name") == SHIPPED else f"{own}; text of other kinds was not measured"
 
 

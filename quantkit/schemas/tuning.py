@@ -14,7 +14,7 @@ class TypeCost(TypedDict):
 
 
 class JudgedCost(TypeCost):
-    """The same, and what it adds on text of other kinds, where that was measured."""
+    """The same, and what it adds on the middle half of text of other kinds, where that was measured."""
 
     elsewhere: NotRequired[float]
 
@@ -39,7 +39,7 @@ class Elsewhere(TypedDict):
 
 
 class PredictedElsewhere(Elsewhere):
-    """The same, and what is predicted to be lost there."""
+    """The same, and what is predicted to be lost there, on the middle half of its windows."""
 
     predicted_kld: float
     standard_error: float | None
@@ -72,7 +72,7 @@ class MeasuredLoss(Loss):
 
 class Allocation(TypedDict):
     """What a target was spent on; bytes are those of the tensors whose types were free. What is predicted holds for
-    text like that of the calibration; its standard error is over parts of that text."""
+    text like that of the calibration; its standard error is over windows of that text."""
 
     target: dict[str, str]
     predicted_kld: float

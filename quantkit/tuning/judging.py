@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from quantkit.filling.tables import embedding_damping
 from quantkit.methods.base import Layer
 from quantkit.plan.base import Unit
 from quantkit.tensors import F32
+from quantkit.tuning.middle import middle, standard_error
 from quantkit.tuning.probes import (
     F64,
     TABLE_ROWS,
@@ -64,29 +64,31 @@ class Rounded:
 
 @dataclass(frozen=True)
 class Judged:
-    """Nats per token by tensor and type. `error` is the standard error, over parts of the text, of the sum that the
-    plan's own types cost; None for text of one part."""
+    """Nats per token by tensor and type. `error` is the standard error, over windows of the text, of the sum that the
+    plan's own types cost; None for text of one window."""
 
     costs: dict[str, dict[str, float]]
     error: float | None
 
 
 class Judging:
-    """Watches one text go there and back (`calibration.walk.fisher`), and adds up what it costs."""
+    """Watches one text go there and back (`calibration.walk.fisher`), and adds up what it costs: all its windows, or
+    the middle half of them where it is of `many` kinds (`tuning.middle`)."""
 
-    def __init__(self, model: BlockModel, rounded: Rounded, text: Samples, require: Callable[[], None]) -> None:
-        self._model, self._rounded, self._text, self._require = model, rounded, text, require
+    def __init__(
+        self, model: BlockModel, rounded: Rounded, text: Samples, require: Callable[[], None], *, many: bool = False
+    ) -> None:
+        self._model, self._rounded, self._text, self._require, self._many = model, rounded, text, require, many
         self._by_linear: dict[str, list[tuple[int, Probe]]] = {}
-        self._costs: dict[str, F64] = {}
+        self._found: list[_Found] = []
         windows, seqlen = text.tokens.shape
-        scored = seqlen - model.skeleton.predicts_from(seqlen)
-        self._predictions = windows * scored
-        self._starts = np.arange(0, windows, chunk_samples(seqlen, model.device))
-        self._own = np.zeros(len(self._starts))  # what the plan's types cost the samples of each chunk
+        self._scored: int = seqlen - model.skeleton.predicts_from(seqlen)
+        step = chunk_samples(seqlen, model.device)
+        self._chunks = [slice(first, min(first + step, windows)) for first in range(0, windows, step)]
         if rounded.head is not None:
             self._read = model.new_activations((text.tokens.size, rounded.head.unit.tensor.cols))
             self._variances = torch.empty((text.tokens.size, len(rounded.head.rows.rows)))
-            if scored < seqlen:  # nothing is predicted at the others
+            if self._scored < seqlen:  # nothing is predicted at the others
                 self._read.zero_()
                 self._variances.zero_()
         self._embedded: list[Tensor] = []
@@ -124,14 +126,13 @@ class Judging:
         return found
 
     def add(self, index: int, results: Sequence[dict[int, Any]]) -> None:
-        """Add up what a block's probes saw."""
+        """Keep what a block's probes saw, by window; those of a chunk that cannot be told apart have equal shares."""
         for number, probe in enumerate(self._rounded.probes.get(index, ())):
-            mine = {chunk: one[number] for chunk, one in enumerate(results) if number in one}
-            cost = probe.cost(list(mine.values()), self._predictions)
-            squares = np.zeros((len(results), len(cost)))
-            for chunk, (own, _) in mine.items():
-                squares[chunk] = own.numpy()
-            self._put(probe.unit, cost, squares)
+            found = np.zeros((len(self._text.tokens), probe.width))
+            for chunk, one in zip(self._chunks, results, strict=True):
+                if number in one:
+                    found[chunk] = one[number] * (len(one[number]) / (chunk.stop - chunk.start))
+            self._found.append(_Found(probe.unit, found, probe.cost))
 
     def embedding(self, gradients: Tensor) -> None:
         """Keep gradients at what the embedding gives."""
@@ -145,16 +146,37 @@ class Judging:
         embedding is rounded with the Hessian `fitted`; without one by the gradients of one half of this text and
         judged by those of the other, both ways."""
         head, embedding = self._rounded.head, self._rounded.embedding
+        everything = slice(0, len(self._text.tokens))
         with workers(self._model.threads, self._model.device) as pool:
             if head is not None and head.errors is not None:
-                self._put_table(head, self._of_head(pool, head, head.errors, slice(0, len(self._text.tokens))))
+                squares = self._of_head(pool, head, head.errors, everything)
+                self._found.append(_Found(head.unit.name, squares, _of_table))
             if embedding is not None:
-                self._put_table(embedding, self._of_embedding(pool, embedding, found, fitted))
-        costs = {
-            name: dict(zip(self._rounded.types[name], map(float, one), strict=True))
-            for name, one in sorted(self._costs.items())
-        }
-        return Judged(costs, self._error())
+                squares = self._of_embedding(pool, embedding, found, fitted)
+                self._found.append(_Found(embedding.unit.name, squares, _of_table))
+        own = self._of_own_types()
+        counted = middle(own) if self._many else np.ones(len(own), bool)
+        costs: dict[str, F64] = {}
+        for one in self._found:
+            cost = one.cost(one.squares[counted], int(np.count_nonzero(counted)) * self._scored)
+            costs[one.unit] = costs.get(one.unit, np.zeros(len(cost))) + cost
+        types = self._rounded.types
+        by_type = {name: dict(zip(types[name], map(float, costs[name]), strict=True)) for name in sorted(costs)}
+        return Judged(by_type, standard_error(own, counted))
+
+    def _of_own_types(self) -> F64:
+        """What the plan's own types cost each window, in nats for each of its tokens, (windows,)."""
+        windows = len(self._text.tokens)
+        total = np.zeros(windows)
+        for one in self._found:
+            types, word = self._rounded.types[one.unit], self._rounded.words[one.unit]
+            if word not in types:
+                continue
+            number = types.index(word)
+            squares = one.squares[:, number]
+            if squares.any():
+                total += one.cost(one.squares, self._scored)[number] * squares / squares.sum()
+        return total
 
     def hessian(self, found: Downstream) -> Tensor | None:
         """What the embedding is rounded with by the gradients of all samples, float32 (hidden, hidden); None without
@@ -180,29 +202,6 @@ class Judging:
     def _gradients(self) -> Tensor:
         """At what the embedding gives, (samples, seqlen, hidden)."""
         return torch.cat(self._embedded).reshape(*self._text.tokens.shape, -1)
-
-    def _put_table(self, table: Table, squares: F64) -> None:
-        """`squares` are sums over the tokens of each sample, (samples, types)."""
-        chunks = np.add.reduceat(squares, self._starts, axis=0)
-        self._put(table.unit.name, squares.sum(0) / (2 * self._predictions), chunks)
-
-    def _put(self, name: str, cost: F64, squares: F64) -> None:
-        """A tensor's costs by type, and the shares that chunks have in them as `squares` (chunks, types) are."""
-        self._costs[name] = self._costs.get(name, np.zeros(len(cost))) + cost
-        if self._rounded.words[name] in self._rounded.types[name]:
-            number = self._rounded.types[name].index(self._rounded.words[name])
-            total = float(squares[:, number].sum())
-            if total > 0:
-                self._own += cost[number] * squares[:, number] / total
-
-    def _error(self) -> float | None:
-        """That of the mean over tokens, from chunks as clusters."""
-        count = len(self._starts)
-        if count < 2:
-            return None
-        sizes = np.diff([*self._starts, len(self._text.tokens)]) / len(self._text.tokens)
-        residuals = self._own - self._own.sum() * sizes
-        return sqrt(count / (count - 1) * float(residuals @ residuals))
 
     def _of_embedding(self, pool: Workers, table: Table, found: Downstream, fitted: Tensor | None) -> F64:
         count = len(self._text.tokens)
@@ -244,6 +243,21 @@ class Judging:
             return total
 
         return np.stack(pool.map(of_sample, range(*samples.indices(len(self._text.tokens)))))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What errors of a unit's weight do to each window, (windows, ...), and how that becomes nats for each of so many
+    tokens, by type."""
+
+    unit: str
+    squares: F64
+    cost: Callable[[F64, int], F64]
+
+
+def _of_table(squares: F64, tokens: int) -> F64:
+    found: F64 = squares.sum(0) / (2 * tokens)
+    return found
 
 
 def _gram(pool: Workers, gradients: Tensor, device: torch.device) -> Tensor:

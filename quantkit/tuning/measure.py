@@ -86,7 +86,7 @@ def measure(task: Task, emit: Sink, stop: Callable[[], bool]) -> tuple[Judged, .
     found: list[Judged] = []
     fitted: Tensor | None = None
     for text in task.texts:
-        judging = Judging(task.model, run.rounded, text, require_going)
+        judging = Judging(task.model, run.rounded, text, require_going, many=text is not task.judged)
         seen = downstream(task.model, text, bar.hear_back, judging)
         require_going()
         found.append(judging.judged(seen, fitted))

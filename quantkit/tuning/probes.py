@@ -112,9 +112,14 @@ class Probe:
     norms: F64
     weight: float
 
-    def squares(self, inputs: Tensor, gradients: Tensor, parts: int) -> tuple[Tensor, Tensor]:
-        """The sum over rows and parts of the tokens of (sum over tokens of g e x)^2 by type, (types,), and the sums of
-        squares of the gradients of all rows of the share; float64.
+    @property
+    def width(self) -> int:
+        """Of what `squares` gives."""
+        return len(self.errors) + 2
+
+    def squares(self, inputs: Tensor, gradients: Tensor, parts: int) -> F64:
+        """Of each part of the tokens, (parts, width): the sum over rows of (sum over tokens of g e x)^2 by type; behind
+        these what errors are expected to cost, those of the rows at hand and those of all rows of the share.
 
         Inputs are (tokens, cols), gradients (tokens, rows of the linear); parts are sequences of the same length.
         """
@@ -122,19 +127,18 @@ class Probe:
         mine = own[:, torch.from_numpy(self.rows).to(own.device)]
         products = torch.bmm(mine.reshape(parts, -1, len(self.rows)).mT, inputs.reshape(parts, -1, inputs.shape[1]))
         sums = torch.einsum("prc,trc->ptr", products, self.errors.to(products.device))
-        return sums.to(torch.float64).square().sum((0, 2)).cpu(), own.to(torch.float64).square().sum(0).cpu()
-
-    def cost(self, results: Sequence[tuple[Tensor, Tensor]], tokens: int) -> F64:
-        """What each type costs, in nats for each of so many tokens, from `squares` in their order."""
-        squares, gradients = np.zeros(len(self.errors)), np.zeros(len(self.norms))
-        for one, other in results:
-            squares += one.numpy()
-            gradients += other.numpy()
-        expected = gradients * self.norms
-        mine = expected[self.rows].sum()
-        all_rows = expected.sum() / mine if mine > 0 else len(self.norms) / len(self.rows)
-        found: F64 = self.weight * all_rows * squares / (2 * tokens)
+        squares = sums.to(torch.float64).square().sum(2).cpu().numpy()
+        by_row = own.to(torch.float64).square().reshape(parts, -1, own.shape[1]).sum(1).cpu().numpy()
+        expected = by_row * self.norms
+        found: F64 = np.column_stack([squares, expected[:, self.rows].sum(1), expected.sum(1)])
         return found
+
+    def cost(self, found: F64, tokens: int) -> F64:
+        """What each type costs, in nats for each of so many tokens, from `squares` of their parts."""
+        *squares, mine, everything = found.sum(0)
+        all_rows = everything / mine if mine > 0 else len(self.norms) / len(self.rows)
+        cost: F64 = self.weight * all_rows * np.array(squares) / (2 * tokens)
+        return cost
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class TextRecord(Struct, frozen=True):
 
 class OptionRecord(Struct, frozen=True, rename={"nbytes": "bytes"}, omit_defaults=True):
     """A type, the bytes that the tensor takes with it, and the KL divergence that it adds, in nats per token: on text
-    like that of the calibration, and `elsewhere`, where that was measured."""
+    like that of the calibration, and on the middle half of text `elsewhere`, where that was measured."""
 
     type: Name
     nbytes: Count
@@ -66,7 +66,7 @@ class Sensitivity(Struct, frozen=True, dict=True, omit_defaults=True):
 
     `calibration` says which text it was, `learned_tokens` of it gave inputs and `judged_tokens` were judged by;
     `elsewhere` is text of other kinds that was judged by as well. Standard errors are those of the sums over the types
-    of the recipe, over parts of either text.
+    of the recipe, over windows of either text.
     """
 
     model: Sha256

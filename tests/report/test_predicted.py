@@ -15,7 +15,7 @@ WORDS: dict[str, tuple[dict[str, Any], str]] = {
     "old": ({"calibration": {}}, "text like what it was measured on; text of other kinds was not measured"),
     "both": (
         {"calibration": {"name": "a.jsonl"}, "elsewhere": {"predicted_kld": 0.00024}},
-        "text like a.jsonl, 0.00024 on text of other kinds",
+        "text like a.jsonl, 0.00024 on most text of other kinds",
     ),
 }
 

@@ -39,11 +39,14 @@ def test_a_probe_of_all_rows_gives_the_sum_itself() -> None:
     flat = [torch.from_numpy(a.reshape(80, -1)).float() for a in (inputs, gradients)]
     share, norms = Share("x", 20, 180), np.full(160, 16.0)
     whole = Probe("u", share, np.arange(160), torch.from_numpy(errors[:, 20:180]), norms, 1.0)
-    assert whole.cost([whole.squares(*flat, parts=2)], 80) == pytest.approx(expected, rel=1e-4)
+    assert whole.cost(whole.squares(*flat, parts=2), 80) == pytest.approx(expected, rel=1e-4)
     rows = sampled(160, 64)
     some = Probe("u", share, rows, torch.from_numpy(errors[:, 20 + rows]), norms, 1.0)
-    assert some.cost([some.squares(*flat, parts=2)], 80) == pytest.approx(expected, rel=0.25)
-    assert 2 * whole.cost([], 80) == pytest.approx(0)
+    assert some.cost(some.squares(*flat, parts=2), 80) == pytest.approx(expected, rel=0.25)
+    assert whole.cost(np.zeros((2, whole.width)), 80) == pytest.approx(0)
+    # a part alone, and both
+    one = whole.squares(*(part[:40] for part in flat), parts=1)
+    assert whole.squares(*flat, parts=2)[:1] == pytest.approx(one, rel=1e-5)
 
 
 def test_an_embedding_counts_each_row_in_each_sample() -> None:

@@ -124,8 +124,8 @@ def test_text_of_other_kinds_is_judged_by_what_was_rounded_for_the_first() -> No
     assert own.costs.keys() == other.costs.keys()
 
 
-def test_the_standard_error_is_that_of_parts_of_the_text() -> None:
-    """Some percent, of a few thousand tokens; text of one part has none."""
+def test_the_standard_error_is_that_of_windows_of_the_text() -> None:
+    """Some percent, of a few thousand tokens; text of one window has none."""
     words = {unit.name: unit.word for unit in prepared(None).plans[0].units}
     for one in judged(None):
         total = sum(one.costs[name][words[name]] for name in TYPES)

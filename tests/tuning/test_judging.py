@@ -1,0 +1,42 @@
+"""What probes saw of windows becomes costs: of all windows, or of the middle half of a text of many kinds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from walks import TINY, model_of, windows
+
+from quantkit.filling.shares import Share
+from quantkit.tuning.judging import Judged, Judging, Rounded
+from quantkit.tuning.probes import F64, Probe, Rounder
+
+SEQLEN = 256  # four windows are looked at together
+SEEN = np.array([1.0, 2, 3, 900, 8, 8, 8, 8])  # by window; of the last four only their sum is known
+
+
+def judged(*, many: bool, seen: F64 = SEEN) -> Judged:
+    """Of one tensor, which costs twice as much with its second type, its own, and whose rows are a third of all."""
+    probe = Probe("u", Share("x", 0, 6), np.arange(2), torch.zeros(2, 2, 4), np.ones(6), 1.0)
+    rounded = Rounded(Rounder(None), {"u": ("q6_k", "q4_k")}, {"u": "q4_k"}, None, None, {0: [probe]})
+    text = windows(2048, count=len(seen), seqlen=SEQLEN)
+    judging = Judging(model_of(TINY), rounded, text, lambda: None, many=many)
+    found = np.column_stack([seen, 2 * seen, np.ones(len(seen)), np.full(len(seen), 3.0)])
+    together = [{0: found[first:].sum(0, keepdims=True)} for first in range(4, len(found), 4)]
+    judging.add(0, [{0: found[:4]}, *together])
+    return judging.judged(None, None)  # type: ignore[arg-type]  # that of an embedding, which is not there
+
+
+@pytest.mark.parametrize(("many", "counted"), [(False, SEEN), (True, [3, 8, 8, 8])])
+def test_which_windows_count(many: bool, counted: list[float]) -> None:
+    expected = 3 * sum(counted) / (2 * len(counted) * SEQLEN)
+    assert judged(many=many).costs["u"] == pytest.approx({"q6_k": expected, "q4_k": 2 * expected})
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_the_error_is_that_of_its_own_type(many: bool) -> None:
+    """As a share of the mean: of all windows, and of those left, what is put aside held to the nearest of them."""
+    own = 2 * 3 * (SEEN.clip(3, 8) if many else SEEN) / (2 * SEQLEN)
+    share = 2 if many else 1
+    assert judged(many=many).error == pytest.approx(own.std(ddof=1) / np.sqrt(len(own)) * share)
+    assert judged(many=many, seen=SEEN[:1]).error is None
