@@ -50,7 +50,7 @@ def costs_of(method: str | None, threads: int = 2, emit: Sink = ignore) -> tuple
 def elsewhere_of(found: Prepared) -> Samples:
     """Text of other kinds, of more than one part."""
     assert found.calibration is not None
-    samples = shipped_beside(found.checkpoint, replace(found.calibration.spec, samples=4 * OTHERS), None)
+    samples = shipped_beside(found.checkpoint, replace(found.calibration.spec, samples=2 * OTHERS), None)
     assert samples is not None
     return samples
 

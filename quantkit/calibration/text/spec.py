@@ -30,7 +30,7 @@ from quantkit.units import counted
 SAMPLES, SEQLEN = 128, 512
 FISHER_TOKENS = 1 << 14  # of all the text that gradients are taken of: more change little
 WIDENING_TOKENS = 1 << 15  # of the shipped text that widens other text
-ELSEWHERE_TOKENS = 1 << 13  # of text of other kinds that what types cost is judged by, too
+ELSEWHERE_TOKENS = 1 << 14  # of text of other kinds that what types cost is judged by, too
 FISHER_SHARE = 8  # tokens for each dimension of the gradients of an embedding: twice as many change little
 REFIT_STEPS, REFIT_STEP_TOKENS = 30, 2048  # that norms are fitted in: half the steps gain half, docs/benchmarks.md
 REFIT_KEPT_BYTES = 1 << 30  # of the file's blocks, which stay in memory meanwhile where they take no more
@@ -126,14 +126,14 @@ def _shipped(checkpoint: Checkpoint, spec: CalibrationSpec, count: int | None) -
 
 def shipped_beside(checkpoint: Checkpoint, spec: CalibrationSpec, known: Samples | None) -> Samples | None:
     """Windows of the shipped text, from all over it, that share no document with those `known`: text of many kinds that
-    nothing was calibrated with, a quarter of the windows that `spec` asks for and at most ELSEWHERE_TOKENS. None where
+    nothing was calibrated with, half of the windows that `spec` asks for and at most ELSEWHERE_TOKENS. None where
     there is none left, where it is among the data, and where it cannot be run."""
     found = _shipped(checkpoint, spec, None)
     if found is None:
         return None
     taken = {number for first, last in (known.documents if known else ()) for number in range(first, last + 1)}
     others = [k for k, (first, last) in enumerate(found.documents) if taken.isdisjoint(range(first, last + 1))]
-    count = min(len(others), -(-spec.samples // 4), max(1, ELSEWHERE_TOKENS // found.tokens.shape[1]))
+    count = min(len(others), -(-spec.samples // 2), max(1, ELSEWHERE_TOKENS // found.tokens.shape[1]))
     return found.chosen([others[int(place)] for place in np.linspace(0, len(others) - 1, count)]) if others else None
 
 
