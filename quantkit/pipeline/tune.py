@@ -206,6 +206,8 @@ def measured(subject: Subject, emit: Sink, stop: Callable[[], bool]) -> Sensitiv
         tensors=_records(subject.plan, own, elsewhere),
         standard_error=own.error,
         elsewhere_standard_error=None if elsewhere is None else elsewhere.error,
+        perplexity=own.perplexity,
+        elsewhere_perplexity=None if elsewhere is None else elsewhere.perplexity,
     )
     said = f"{found.recipe} is predicted to lose {predicted_words(found.of_recipe)}"
     emit(StageFinished(STAGE, time.monotonic() - start, f"{counted(len(found.tensors), 'tensor')} · {said}"))

@@ -15,12 +15,13 @@ def predicted_words(facts: Mapping[str, Any]) -> str:
     kinds".
 
     `facts` are those of an allocation or of costs: `predicted_kld`, `standard_error`, `calibration`, and `elsewhere`
-    with the same of the middle half of text of other kinds, where that was measured.
+    with the same of the middle half of text of other kinds, where that was measured. With a `perplexity` it stands
+    behind the text, of which it says how well the model reads it.
     """
     known, elsewhere = facts.get("calibration") or {}, facts.get("elsewhere")
-    own = f"{_figure(facts)} nats per token on {text_words(known)}"
+    own = f"{_figure(facts)} nats per token on {text_words(known)}{_read(facts)}"
     if elsewhere:
-        return f"{own}, {_figure(elsewhere)} on most text of other kinds"
+        return f"{own}, {_figure(elsewhere)} on most text of other kinds{_read(elsewhere)}"
     return own if known.get("name") == SHIPPED else f"{own}; text of other kinds was not measured"
 
 
@@ -30,6 +31,11 @@ def text_words(known: Mapping[str, Any]) -> str:
         return "text like what it was measured on"
     name = str(known["name"])
     return "text like the shipped one, of many kinds" if name == SHIPPED else f"text like {shown(name)}"
+
+
+def _read(facts: Mapping[str, Any]) -> str:
+    value = facts.get("perplexity")
+    return "" if value is None else f" (perplexity {float(value):.3g})"
 
 
 def _figure(facts: Mapping[str, Any]) -> str:

@@ -39,10 +39,12 @@ class Elsewhere(TypedDict):
 
 
 class PredictedElsewhere(Elsewhere):
-    """The same, and what is predicted to be lost there, on the middle half of its windows."""
+    """The same, and what is predicted to be lost there, on the middle half of its windows; `perplexity` is how well the
+    model itself reads these."""
 
     predicted_kld: float
     standard_error: float | None
+    perplexity: NotRequired[float | None]
 
 
 class OfPreset(TypedDict):
@@ -77,6 +79,7 @@ class Allocation(TypedDict):
     target: dict[str, str]
     predicted_kld: float
     standard_error: float | None
+    perplexity: NotRequired[float | None]
     calibration: dict[str, Any]
     elsewhere: NotRequired[PredictedElsewhere]
     tensor_bytes: int
@@ -111,6 +114,8 @@ class Sensitivity(TypedDict):
     standard_error: NotRequired[float]
     elsewhere: NotRequired[Elsewhere]
     elsewhere_standard_error: NotRequired[float]
+    perplexity: NotRequired[float]
+    elsewhere_perplexity: NotRequired[float]
     seal: str
 
 

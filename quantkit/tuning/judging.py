@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import exp
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from quantkit.filling.tables import embedding_damping
 from quantkit.methods.base import Layer
 from quantkit.plan.base import Unit
 from quantkit.tensors import F32
-from quantkit.tuning.middle import middle, standard_error
+from quantkit.tuning.middle import Mask, middle, standard_error
 from quantkit.tuning.probes import (
     F64,
     TABLE_ROWS,
@@ -37,6 +38,7 @@ from quantkit.tuning.probes import (
 
 EMBEDDING = "embedding"
 CHUNK = 1024  # tokens of what is looked at together outside blocks
+MOST_NATS = 600.0  # of a token, so that perplexities are numbers
 
 
 @dataclass
@@ -65,10 +67,12 @@ class Rounded:
 @dataclass(frozen=True)
 class Judged:
     """Nats per token by tensor and type. `error` is the standard error, over windows of the text, of the sum that the
-    plan's own types cost; None for text of one window."""
+    plan's own types cost; None for text of one window. `perplexity` is how well the model itself reads the windows
+    that count: what types cost rises with it."""
 
     costs: dict[str, dict[str, float]]
     error: float | None
+    perplexity: float | None
 
 
 class Judging:
@@ -84,6 +88,7 @@ class Judging:
         windows, seqlen = text.tokens.shape
         self._scored: int = seqlen - model.skeleton.predicts_from(seqlen)
         step = chunk_samples(seqlen, model.device)
+        self._likelihoods = np.zeros(text.tokens.shape)  # their logarithms, of the token behind each
         self._chunks = [slice(first, min(first + step, windows)) for first in range(0, windows, step)]
         if rounded.head is not None:
             self._read = model.new_activations((text.tokens.size, rounded.head.unit.tensor.cols))
@@ -104,12 +109,16 @@ class Judging:
         return frozenset(self._by_linear)
 
     def head(self, place: tuple[int, int], inputs: Tensor, log: Tensor) -> None:
-        """Keep what the head reads, and p (1 - p) of its chosen rows."""
+        """Keep how likely the text is, what the head reads, and p (1 - p) of its chosen rows."""
+        sample, first = place
+        behind = torch.from_numpy(self._text.tokens[sample, first + 1 : first + 1 + len(log)]).long().to(log.device)
+        likely = log[: len(behind)].gather(1, behind[:, None])[:, 0]
+        self._likelihoods[sample, first : first + len(behind)] = likely.cpu()
         if self._rounded.head is None:
             return
         rows = torch.from_numpy(self._rounded.head.rows.rows).to(log.device)
         chances = log[:, rows].exp()
-        start = place[0] * self._text.tokens.shape[1] + place[1]
+        start = sample * self._text.tokens.shape[1] + first
         self._read[start : start + len(inputs)] = inputs.cpu()
         self._variances[start : start + len(inputs)] = (chances * (1 - chances)).cpu()
 
@@ -162,7 +171,12 @@ class Judging:
             costs[one.unit] = costs.get(one.unit, np.zeros(len(cost))) + cost
         types = self._rounded.types
         by_type = {name: dict(zip(types[name], map(float, costs[name]), strict=True)) for name in sorted(costs)}
-        return Judged(by_type, standard_error(own, counted))
+        return Judged(by_type, standard_error(own, counted), self._perplexity(counted))
+
+    def _perplexity(self, counted: Mask) -> float | None:
+        """Of the tokens of these windows; None where none is predicted."""
+        predictions = int(np.count_nonzero(counted)) * (self._scored - 1)
+        return exp(min(-self._likelihoods[counted].sum() / predictions, MOST_NATS)) if predictions else None
 
     def _of_own_types(self) -> F64:
         """What the plan's own types cost each window, in nats for each of its tokens, (windows,)."""

@@ -24,6 +24,7 @@ from quantkit.untrusted import parse_json_object, read_bounded, shown
 SCHEMA = "quantkit.sensitivity/1"
 HINT = "the file is damaged or of another version: measure again with quantkit sensitivity SRC --calib default"
 Nats = Annotated[float, Meta(ge=0, le=1e9)]
+Perplexity = Annotated[float, Meta(ge=1, le=1e300)]
 
 
 class TextRecord(Struct, frozen=True):
@@ -66,7 +67,7 @@ class Sensitivity(Struct, frozen=True, dict=True, omit_defaults=True):
 
     `calibration` says which text it was, `learned_tokens` of it gave inputs and `judged_tokens` were judged by;
     `elsewhere` is text of other kinds that was judged by as well. Standard errors are those of the sums over the types
-    of the recipe, over windows of either text.
+    of the recipe, over windows of either text; perplexities are how well the model itself reads the windows that count.
     """
 
     model: Sha256
@@ -80,6 +81,8 @@ class Sensitivity(Struct, frozen=True, dict=True, omit_defaults=True):
     standard_error: Nats | None = None
     elsewhere: TextRecord | None = None
     elsewhere_standard_error: Nats | None = None
+    perplexity: Perplexity | None = None
+    elsewhere_perplexity: Perplexity | None = None
 
     @cached_property
     def by_name(self) -> Mapping[str, CostRecord]:
@@ -97,12 +100,14 @@ class Sensitivity(Struct, frozen=True, dict=True, omit_defaults=True):
         judged by the same.
         """
         facts = {"predicted_kld": kld, "standard_error": _scaled(self.standard_error, kld, self.kld)}
+        facts |= {"perplexity": self.perplexity}
         if self.elsewhere is None:
             return {**facts, "calibration": self.calibration}
         own = sum(cost.by_type[cost.type].elsewhere or 0.0 for cost in self.tensors)
         found = sum(self.by_name[name].by_type[one].elsewhere or 0.0 for name, one in types.items())
         error = _scaled(self.elsewhere_standard_error, found, own)
-        elsewhere = {**msgspec.to_builtins(self.elsewhere), "predicted_kld": float(found), "standard_error": error}
+        figures = {"predicted_kld": float(found), "standard_error": error, "perplexity": self.elsewhere_perplexity}
+        elsewhere = {**msgspec.to_builtins(self.elsewhere), **figures}
         return {**facts, "calibration": self.calibration, "elsewhere": elsewhere}
 
     @property

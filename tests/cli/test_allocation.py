@@ -54,7 +54,8 @@ def made_up(source: Path, *, method: str = "rtn", recipe: str = "q4_k_m") -> Sen
             CostRecord(name, str(unit.tensor.role), unit.tensor.layer, unit.tensor.shape, unit.word, options)
         )
     text, other = {"name": "x"}, TextRecord("y", HASH, 64, 64, HASH)
-    return Sensitivity(model, {"name": source.name}, recipe, method, text, 64, 64, tuple(tensors), 1e-6, other, 3e-6)
+    facts = model, {"name": source.name}, recipe, method, text, 64, 64, tuple(tensors), 1e-6, other, 3e-6
+    return Sensitivity(*facts, perplexity=45.0, elsewhere_perplexity=270.0)
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +99,9 @@ def test_what_is_predicted_says_for_which_text(costs: Path) -> None:
     assert allocation["standard_error"] == pytest.approx(1e-6 * kld / known.kld)
     assert elsewhere["standard_error"] == pytest.approx(3e-6 * kld / known.kld)
     said = quantkit("plan", TINY, "--sensitivity", costs, *options).stdout
+    assert (allocation["perplexity"], elsewhere["perplexity"]) == (45, 270)
     own, other = f"{kld:.3g} ± {allocation['standard_error']:.2g}", f"{elsewhere['predicted_kld']:.3g} ± "
-    assert f"predicted KL {own} nats per token on text like x, {other}" in " ".join(said.split())
+    assert f"predicted KL {own} nats per token on text like x (perplexity 45), {other}" in " ".join(said.split())
 
 
 def test_costs_of_one_text_alone_are_read_and_spent(costs: Path, tmp_path: Path) -> None:
@@ -121,7 +123,7 @@ def test_costs_of_one_text_alone_are_read_and_spent(costs: Path, tmp_path: Path)
 def without_elsewhere(body: dict[str, Any]) -> dict[str, Any]:
     from quantkit.report.sealed import seal
 
-    for name in ("seal", "elsewhere", "standard_error", "elsewhere_standard_error"):
+    for name in ("seal", *(key for key in body if "error" in key or "elsewhere" in key or "perplexity" in key)):
         del body[name]
     for tensor in body["tensors"]:
         for option in tensor["options"]:

@@ -17,6 +17,14 @@ WORDS: dict[str, tuple[dict[str, Any], str]] = {
         {"calibration": {"name": "a.jsonl"}, "elsewhere": {"predicted_kld": 0.00024}},
         "text like a.jsonl, 0.00024 on most text of other kinds",
     ),
+    "perplexities": (
+        {
+            "perplexity": 45.21,
+            "calibration": {"name": "a.jsonl"},
+            "elsewhere": {"predicted_kld": 0.00024, "perplexity": 271.8},
+        },
+        "text like a.jsonl (perplexity 45.2), 0.00024 on most text of other kinds (perplexity 272)",
+    ),
 }
 
 

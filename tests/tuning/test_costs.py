@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from walks import TINY, logits_after
+from walks import TINY, logits_after, whole_model
 
 from quantkit.calibration.inputs import open_calibration_model
 from quantkit.calibration.text.samples import Samples
@@ -122,6 +122,20 @@ def test_text_of_other_kinds_is_judged_by_what_was_rounded_for_the_first() -> No
     for kind in TYPES[TABLE]:
         assert other.costs[TABLE][kind] > 1.05 * alone.costs[TABLE][kind]
     assert own.costs.keys() == other.costs.keys()
+
+
+def test_the_perplexity_is_that_of_the_text() -> None:
+    """As transformers' model in one piece has it; text of other kinds is harder to read."""
+    found = prepared(None)
+    assert found.calibration is not None
+    _, text = found.calibration.halves() or ()
+    tokens = torch.from_numpy(text.tokens).long()
+    with torch.no_grad():
+        log = torch.log_softmax(whole_model(TINY)(tokens).logits[:, :-1], -1)
+    own, other = judged(None)
+    expected = torch.exp(-log.gather(-1, tokens[:, 1:, None]).mean())
+    assert own.perplexity == pytest.approx(float(expected), rel=1e-4)
+    assert other.perplexity is not None and other.perplexity > own.perplexity
 
 
 def test_the_standard_error_is_that_of_windows_of_the_text() -> None:

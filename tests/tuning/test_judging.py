@@ -21,6 +21,10 @@ def judged(*, many: bool, seen: F64 = SEEN) -> Judged:
     rounded = Rounded(Rounder(None), {"u": ("q6_k", "q4_k")}, {"u": "q4_k"}, None, None, {0: [probe]})
     text = windows(2048, count=len(seen), seqlen=SEQLEN)
     judging = Judging(model_of(TINY), rounded, text, lambda: None, many=many)
+    for window in range(len(seen)):  # a window is as likely as its number says, and comes in two pieces
+        for first, stop in ((0, 100), (100, SEQLEN)):
+            log = torch.full((stop - first, 2048), -float(window))
+            judging.head((window, first), torch.zeros(stop - first, 4), log)
     found = np.column_stack([seen, 2 * seen, np.ones(len(seen)), np.full(len(seen), 3.0)])
     together = [{0: found[first:].sum(0, keepdims=True)} for first in range(4, len(found), 4)]
     judging.add(0, [{0: found[:4]}, *together])
@@ -31,6 +35,11 @@ def judged(*, many: bool, seen: F64 = SEEN) -> Judged:
 def test_which_windows_count(many: bool, counted: list[float]) -> None:
     expected = 3 * sum(counted) / (2 * len(counted) * SEQLEN)
     assert judged(many=many).costs["u"] == pytest.approx({"q6_k": expected, "q4_k": 2 * expected})
+
+
+@pytest.mark.parametrize(("many", "counted"), [(False, range(8)), (True, [2, 4, 5, 6])])
+def test_the_perplexity_is_that_of_the_windows_that_count(many: bool, counted: list[int]) -> None:
+    assert judged(many=many).perplexity == pytest.approx(np.exp(np.mean(counted)))
 
 
 @pytest.mark.parametrize("many", [False, True])
