@@ -43,7 +43,7 @@ RECORD = ".record"  # in the run folder, once its files have left it
 SYNC_BYTES = 256 << 20
 SYNC_SECONDS = 10.0
 RESERVE_BYTES = 1 << 20  # for what is written besides the parts: journal, manifest, sums
-SLAB_BYTES = 1 << 20  # writes of this size and more are sent to the disk at once
+SLAB_BYTES = 1 << 20  # stretches of a file of this size are sent to the disk as soon as a write has filled one
 
 
 def open_job(
@@ -131,11 +131,17 @@ class Job:
                 self._disk.write(part.file, view, offset)
                 if part.written is not None:
                     part.written.append((offset, offset + len(view)))
-                if len(view) >= SLAB_BYTES:
-                    self._disk.forget(part.file, offset, len(view))
+                self._send(part.file, offset, offset + len(view))
             elif self.read(file, offset, len(view)) != view:
                 path = shown(part.file.path)
                 raise VerificationError(f"{path}: published with other bytes at {offset}", path=path)
+
+    def _send(self, file: File, start: int, stop: int) -> None:
+        """Let the disk begin with stretches that end in bytes [start, stop), which were written just now: what fills
+        one write by write has come in order."""
+        first, last = start - start % SLAB_BYTES, stop - stop % SLAB_BYTES
+        if first < last:
+            self._disk.forget(file, first, last - first)
 
     def finish(self, record: Record) -> None:
         """Enter a tensor, all of whose bytes were written, in the journal. Raises ResourceError."""
