@@ -23,6 +23,30 @@ def modules(package: str, tools: frozenset[str] = frozenset()) -> tuple[str, ...
     return tuple(sorted(m.name for m in pkgutil.iter_modules(folder) if not m.ispkg and m.name not in tools))
 
 
+def mentioning(package: str, word: str) -> tuple[str, ...]:
+    """Names of those modules whose source has `word` in double quotes, in alphabetical order; none is imported.
+
+    What has no source, such as bytecode alone, may say anything: it is among them.
+    """
+    quoted = f'"{word}"'.encode("utf-8", "replace")
+    sources = _sources(tuple(importlib.import_module(package).__path__))
+    return tuple(name for name, source in sources.items() if source is None or quoted in source)
+
+
+@cache
+def _sources(folders: tuple[str, ...]) -> Mapping[str, bytes | None]:
+    """The source of each module in these folders, None where there is none, in alphabetical order of the names."""
+    found = {module.name: _source(module) for module in pkgutil.iter_modules(folders) if not module.ispkg}
+    return dict(sorted(found.items()))
+
+
+def _source(module: pkgutil.ModuleInfo) -> bytes | None:
+    spec = module.module_finder.find_spec(module.name, None)
+    if spec and spec.origin and spec.origin.endswith(".py") and spec.loader and hasattr(spec.loader, "get_data"):
+        return bytes(spec.loader.get_data(spec.origin))
+    return None
+
+
 def defined(package: str, name: str, attribute: str) -> Any:
     """What a module of a package defines under a name."""
     return getattr(importlib.import_module(f"{package}.{name}"), attribute)

@@ -16,7 +16,7 @@ from quantkit.families.general import ReadFile, general_metadata
 from quantkit.families.heads import architecture_of, first_named, head_warnings, headed, without_head
 from quantkit.families.hparams import Hparams, merged, nested_part
 from quantkit.families.keys import POOLING_TYPE, RANK, architecture_metadata
-from quantkit.families.known import known_families
+from quantkit.families.known import families_with, known_families
 from quantkit.families.layers import DECODING, HELD, KINDS, PASSES, STATES, block_count
 from quantkit.families.mapping import loss_warnings, map_tensors
 from quantkit.families.model import Model, Shape
@@ -163,11 +163,11 @@ def find_family(config: Mapping[str, Any]) -> Named:
     outer = first_named(config)
     around = WRAPPED.get(outer) if outer else None
     said, model_type = around.inside if around else architecture_of(config), config.get("model_type")
-    architecture = headed().get(said, said) if said else None
+    architecture = (headed(said) or said) if said else None
     if architecture is not None:
-        rows = [family for family in known_families() if architecture in family.hf]
+        rows = [family for family in families_with(architecture) if architecture in family.hf]
     else:
-        rows = [family for family in known_families() if isinstance(model_type, str) and model_type in family.defaults]
+        rows = _of_type(model_type)
     if rows:
         family = _the_one(rows, config, architecture or str(model_type))
         if merged(config).get("use_bidirectional_attention") is True and not family.embeds:
@@ -197,11 +197,16 @@ def inner_family(config: Mapping[str, Any]) -> Named:
     except UnsupportedError:
         part = nested_part(config) or {}
         kind = part.get("model_type")
-        rows = [family for family in known_families() if isinstance(kind, str) and kind in family.defaults]
+        rows = _of_type(kind)
         if not rows:
             raise
         family = _the_one(rows, config, str(kind))
         return Named(family, family.hf[0])
+
+
+def _of_type(model_type: object) -> list[Family]:
+    """The families that have a model type of config.json, none for what is no name."""
+    return [f for f in families_with(model_type) if isinstance(model_type, str) and model_type in f.defaults]
 
 
 def _the_one(rows: Sequence[Family], config: Mapping[str, Any], wanted: str) -> Family:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 from quantkit.families.hparams import Hparams, nested_part
-from quantkit.families.known import known_families
+from quantkit.families.known import families_with
 from quantkit.tensors import TensorInfo
 
 HEAD = "lm_head.weight"
@@ -25,14 +24,13 @@ OWN_TEXT = frozenset({  # whose part for text names an older architecture
 })  # fmt: skip
 
 
-@cache
-def headed() -> Mapping[str, str]:
-    """The inside of a model -> the model with its head."""
-    found: dict[str, str] = {}
-    for family in known_families():
-        found |= {name.removesuffix(SUFFIX) + "Model": name for name in family.hf if name.endswith(SUFFIX)}
-        found |= family.inside
-    return found
+def headed(inside: str) -> str | None:
+    """The model with its head that has this inside ("Qwen3ForCausalLM" has "Qwen3Model"); None where none has it."""
+    said = next((family.inside[inside] for family in families_with(inside) if inside in family.inside), None)
+    whole = inside.removesuffix("Model") + SUFFIX
+    if said is None and inside.endswith("Model") and any(whole in family.hf for family in families_with(whole)):
+        return whole
+    return said
 
 
 def architecture_of(config: Mapping[str, Any]) -> str | None:
@@ -49,7 +47,9 @@ def first_named(config: Mapping[str, Any]) -> str | None:
 
 def lacks_head(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> bool:
     """Whether the checkpoint has no output head and need not have one."""
-    return architecture_of(config) in headed() and not any(name.endswith(HEAD) for name in tensors)
+    architecture = architecture_of(config)
+    inside = architecture is not None and headed(architecture) is not None
+    return inside and not any(name.endswith(HEAD) for name in tensors)
 
 
 def needs_no_head(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import checkpoints
@@ -12,9 +14,8 @@ from described import F32, Folder, describe_arrays, describe_infos, evaluate
 from quantkit.errors import UnsupportedError
 from quantkit.families import known
 from quantkit.families.describe import find_family
-from quantkit.families.heads import headed
 from quantkit.families.keys import architecture_metadata
-from quantkit.families.known import family_named, family_of_type, known_families, vocabulary_size
+from quantkit.families.known import families_with, family_named, family_of_type, known_families, vocabulary_size
 from quantkit.families.mapping import rows_by_source
 from quantkit.families.roles import role_of
 from quantkit.families.rows import Family
@@ -57,6 +58,26 @@ def test_a_family_is_found_by_its_name(family: Family) -> None:
     assert family_named(family.name) is family
 
 
+@FAMILIES
+def test_the_module_of_a_family_says_all_of_its_names(family: Family) -> None:
+    """Else it would not be found: only modules that say a name are imported."""
+    names = [family.name, *family.hf, *family.inside, *family.defaults, *([family.gguf] if family.drafts else [])]
+    assert [name for name in names if family not in families_with(name)] == []
+
+
+def test_only_what_says_a_name_is_imported() -> None:
+    code = """
+import sys
+from quantkit.families.towers import text_family
+named, tower = text_family({"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"})
+assert (named.family.name, tower) == ("qwen3", None)
+print(*sorted(n for n in sys.modules if n.startswith(("quantkit.families.known.", "quantkit.families.towers."))))
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "quantkit.families.known.qwen" in found
+    assert len(found) < 12
+
+
 def test_a_family_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file in the folder is all it takes: found by architecture, by model type, and without its head."""
     source = """
@@ -66,16 +87,14 @@ FAMILIES = (replace(LLAMA, name="own", hf=("OwnForCausalLM",), defaults={"own": 
 """
     (tmp_path / "own.py").write_text(source)
     monkeypatch.setattr(known, "__path__", [*known.__path__, str(tmp_path)])
-    for cached in (known.known_families, headed):
-        cached.cache_clear()
+    known.known_families.cache_clear()
     try:
         for config in ({"architectures": ["OwnForCausalLM"]}, {"model_type": "own"}, {"architectures": ["OwnModel"]}):
             assert find_family(config) == (family_named("own"), "OwnForCausalLM")
         assert family_of_type("own") is family_named("own")
     finally:
         monkeypatch.undo()
-        for cached in (known.known_families, headed):
-            cached.cache_clear()
+        known.known_families.cache_clear()
 
 
 @pytest.mark.parametrize("model_type", sorted({name for family in known_families() for name in family.defaults}))

@@ -22,7 +22,6 @@ from quantkit.errors import InputError, QuantkitError, UnsupportedError
 from quantkit.families import keys, known
 from quantkit.families.describe import find_family
 from quantkit.families.expressions import evaluate
-from quantkit.families.heads import headed
 from quantkit.families.hparams import BY_LAYER, Hparams
 from quantkit.families.keys import Key, architecture_metadata
 from quantkit.families.known import known_families
@@ -330,8 +329,7 @@ def test_the_row_is_the_one_whose_condition_holds(
         replace(PLAIN, name=f"made-{name}", when=when)
         for name, when in (("dense", dense), ("mixture", mixture), ("many", many))
     )
-    monkeypatch.setattr("quantkit.families.describe.known_families", lambda: rows)
-    headed.cache_clear()
+    monkeypatch.setattr("quantkit.families.describe.families_with", lambda architecture: rows)
     said = {"architectures": ["MadeForCausalLM"], **config}
     if expected.startswith("made"):
         assert find_family(said).family.name == expected
@@ -413,11 +411,6 @@ def test_no_config_json_makes_a_family_fail_otherwise_than_by_an_error(family: F
         for value in (None, 0, -1, 1 << 40, 2.5, "words", [], [1, "x"], {}, True):
             with suppress(QuantkitError):
                 describe_infos({}, {"architectures": [family.hf[0]], key: value})
-
-
-def test_families_are_found_again_after_this_module() -> None:
-    headed.cache_clear()
-    assert known.known_families()
 
 
 def one(name: str, *values: float) -> TensorInfo:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from quantkit.discovery import defined, modules
+from quantkit.discovery import defined, mentioning, modules
 from quantkit.errors import UnsupportedError, did_you_mean
 from quantkit.families.folds import Fold
 from quantkit.families.hparams import merged
@@ -25,40 +25,48 @@ def known_families() -> tuple[Family, ...]:
     return tuple(family for name in modules(__name__) for family in defined(__name__, name, "FAMILIES"))
 
 
+def families_with(word: object) -> tuple[Family, ...]:
+    """Those among all families that may have `word` as a name, an architecture or a model type: their modules say it.
+    No other module is imported, which would take as long as planning."""
+    said = mentioning(__name__, str(word))
+    return tuple(family for name in said for family in defined(__name__, name, "FAMILIES"))
+
+
 def family_named(name: str) -> Family:
     """The family called `name`. Raises UnsupportedError with the nearest name."""
-    known = {family.name: family for family in known_families()}
-    if name not in known:
+    found = next((family for family in families_with(name) if family.name == name), None)
+    if found is None:
+        known = [family.name for family in known_families()]
         message = f'unknown model family "{name}"{did_you_mean(name, known)}'
         raise UnsupportedError(message, hint=f"known are {', '.join(known)}", key=name)
-    return known[name]
+    return found
 
 
 def gives_no_text(name: object) -> bool:
     """Whether the family called `name` gives vectors or scores and no text."""
-    return any(family.embeds for family in known_families() if family.name == name)
+    return any(family.embeds for family in families_with(name) if family.name == name)
 
 
 def judges(name: object) -> bool:
     """Whether the family called `name` ends in a head of classes, whose numbers are scores."""
-    found = (family for family in known_families() if family.name == name)
+    found = (family for family in families_with(name) if family.name == name)
     return any(row.target == CLASSES for family in found for row in family.outside)
 
 
 def drafts(name: object) -> bool:
     """Whether the family, or the architecture of GGUF files, called `name` is a draft of another model."""
-    return any(family.drafts for family in known_families() if name in (family.name, family.gguf))
+    return any(family.drafts for family in families_with(name) if name in (family.name, family.gguf))
 
 
 def answers(name: object) -> bool:
     """Whether the family called `name` has a decoder that reads what an encoder gives."""
-    found = (family for family in known_families() if family.name == name)
+    found = (family for family in families_with(name) if family.name == name)
     return any(stack.target.startswith(DECODER) for family in found for stack in family.stacks)
 
 
 def family_of_type(model_type: object) -> Family | None:
     """The family that has a model type of config.json; None where there is none."""
-    return next((family for family in known_families() if str(model_type) in family.defaults), None)
+    return next((family for family in families_with(model_type) if str(model_type) in family.defaults), None)
 
 
 def vocabulary_size(config: Mapping[str, Any]) -> Any:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from quantkit.discovery import defined, modules
+from quantkit.discovery import defined, mentioning, modules
 from quantkit.families.describe import Named, find_family, inner_family
 from quantkit.families.rows import Family
 from quantkit.families.tower import Tower
@@ -26,11 +26,19 @@ def known_towers() -> tuple[Tower, ...]:
     return tuple(tower for name in modules(__name__) for tower in defined(__name__, name, "TOWERS"))
 
 
+def _towers_of(architecture: str | None) -> list[Tower]:
+    """The towers of an architecture, whose modules name it; no other module is imported."""
+    if architecture is None:
+        return []
+    said = mentioning(__name__, architecture)
+    return [tower for name in said for tower in defined(__name__, name, "TOWERS") if architecture in tower.hf]
+
+
 def find_tower(config: Mapping[str, Any]) -> Tower | None:
     """The tower of a parsed config.json, by the architecture of its encoder, else that of the whole; None without."""
     said = [_architecture(config.get("vision_config")), _architecture(config)]
     for name in said:
-        found = [tower for tower in known_towers() if name in tower.hf and tower.serves(config)]
+        found = [tower for tower in _towers_of(name) if tower.serves(config)]
         if found:
             return found[0]
     return None
