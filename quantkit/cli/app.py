@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from quantkit.cli.command import Command, Group
-from quantkit.cli.help import CommandHelp
+from quantkit.cli.help import CommandHelp, ProgramHelp
 from quantkit.cli.session import with_session
 from quantkit.discovery import defined, modules
 from quantkit.version import __version__
@@ -24,6 +24,7 @@ def program(name: str | None = None) -> TyperGroup:
     long as a small command."""
     app = typer.Typer(
         name="quantkit",
+        cls=ProgramHelp,
         help="Turn a Hugging Face checkpoint into a quantized model that provably runs.",
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
@@ -63,7 +64,7 @@ def register(where: typer.Typer, command: Command, name: str) -> None:
 
 def group_app(group: Group) -> typer.Typer:
     """The application of a group."""
-    found = typer.Typer(name=group.name, help=group.summary, rich_markup_mode=None)
+    found = typer.Typer(name=group.name, cls=ProgramHelp, help=group.summary, rich_markup_mode=None)
 
     @found.callback(invoke_without_command=True)
     def _alone(context: typer.Context) -> None:

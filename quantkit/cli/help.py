@@ -5,13 +5,27 @@ from __future__ import annotations
 from textwrap import wrap
 from typing import Any
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
+
+from quantkit.cli.values import as_given
 
 FIRST = "Options"
 
 
+class ProgramHelp(TyperGroup):
+    """All commands, or a group of them."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """Its parameters, `--help` included."""
+        return as_given(super().get_params(ctx))
+
+
 class CommandHelp(TyperCommand):
     """A command whose options are listed under their `rich_help_panel`, in the order of their declaration."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """Its parameters, `--help` included."""
+        return as_given(super().get_params(ctx))
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments, then each group of options."""

@@ -33,11 +33,11 @@ def read_card(data: bytes) -> Mapping[str, Any]:
 
     Values are whatever YAML knows: text, numbers, dates, lists, mappings, sets, bytes.
     """
-    import yaml  # only here: starting the command line must not pay for it
-
     text = _front_matter(data)
     if not text:
         return {}
+    import yaml  # only here: starting the command line must not pay for it, nor a model without a card
+
     fast = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's parser is ten times as fast
     try:
         parsed = _parsed(text, fast)

@@ -17,7 +17,7 @@ from quantkit.errors import InputError
 from quantkit.source import SourceFile
 from quantkit.storage import hash_file
 
-READ_BYTES = 4 << 20
+READ_BYTES = 8 << 20
 LEAD_BYTES = 1 << 30  # how far the hash may run ahead of the quantizer: what is read stays in the page cache
 
 

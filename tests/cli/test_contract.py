@@ -80,10 +80,12 @@ def test_a_conversion_without_text_never_loads_torch(recipe: str, tmp_path: Path
 
 
 def test_a_conversion_that_keeps_floats_never_loads_the_compiler(tmp_path: Path) -> None:
-    """Importing numba and its compiled code takes half a second of processor time: most of a small conversion."""
+    """Importing numba and its compiled code takes half a second of processor time: most of a small conversion.
+
+    Nor what Typer converts values with, where none needs it."""
     arguments = ["convert", str(TINY), "--to", "bf16", "-o", str(tmp_path), "--quiet"]
     run = f"import sys; from quantkit.cli.main import main; status = main({arguments!r})"
-    code = f"{run}; print(status, {{'numba', 'llvmlite', 'torch'}} & set(sys.modules))"
+    code = f"{run}; print(status, {{'numba', 'llvmlite', 'torch', 'pydantic'}} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "0 set()"
 
