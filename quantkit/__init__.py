@@ -42,6 +42,8 @@ if TYPE_CHECKING:  # what type checkers and editors read
     from quantkit.events import StageStarted as StageStarted
     from quantkit.events import TensorProgress as TensorProgress
     from quantkit.events import Warned as Warned
+    from quantkit.filling.hashing import SourceHasher as SourceHasher
+    from quantkit.filling.hashing import hash_ahead as hash_ahead
     from quantkit.pipeline.batch import BatchRequest as BatchRequest
     from quantkit.pipeline.batch import batch_status as batch_status
     from quantkit.pipeline.batch import plan_batch as plan_batch
@@ -153,6 +155,7 @@ _PLACES: dict[str, tuple[str, ...]] = {
         "Event", "Published", "Resumed", "RunFailed", "RunFinished", "RunStarted", "Sink", "StageFinished",
         "StageStarted", "TensorProgress", "Warned",
     ),
+    "quantkit.filling.hashing": ("SourceHasher", "hash_ahead"),
     "quantkit.pipeline.batch": ("BatchRequest", "batch_status", "plan_batch", "run_batch"),
     "quantkit.pipeline.batch_emit": ("emit_batch",),
     "quantkit.pipeline.batch_result": ("BatchPlan", "BatchResult"),

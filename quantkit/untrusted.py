@@ -129,9 +129,10 @@ class InputFile:
         return data[start - first : stop - first]
 
     @contextmanager
-    def watch(self) -> Iterator[None]:
-        """Compare what is read from now on with what was read of the same bytes, until the context ends."""
-        self.watched.sums = BlockSums(self.nbytes)
+    def watch(self, since: InputFile | None = None) -> Iterator[None]:
+        """Compare what is read from now on with what was read of the same bytes, until the context ends. What was read
+        `since` the same file was opened for the first time, and watched, counts."""
+        self.watched.sums = BlockSums(self.nbytes) if since is None else since.watched.sums
         try:
             yield
         finally:

@@ -25,7 +25,7 @@ from quantkit.evaluation.engine_check import CHECKED
 from quantkit.evaluation.opening import require_engine
 from quantkit.events import Sink, StageFinished, StageStarted, Warned, ignore, never
 from quantkit.filling.fill import fill
-from quantkit.filling.hashing import require_published
+from quantkit.filling.hashing import SourceHasher, require_published
 from quantkit.filling.work import ALONE, Beside, Work
 from quantkit.machine import core_count, worker_pool
 from quantkit.pipeline.difference import difference
@@ -88,14 +88,20 @@ class _Pending:
 
 
 def convert(
-    request: Request, output: Output = USUAL, *, emit: Sink = ignore, stop: Callable[[], bool] = never
+    request: Request,
+    output: Output = USUAL,
+    *,
+    emit: Sink = ignore,
+    stop: Callable[[], bool] = never,
+    hasher: SourceHasher | None = None,
 ) -> tuple[Artifact, ...]:
     """Build every artifact of a request, in the order of its recipes.
 
     An artifact that is there already and is what would be written is left alone, once the looks that are asked for
     were taken at it; one that differs raises ExistsError unless `output.force`. An interrupted or failed run leaves a
     job folder beside the target from which the same request resumes; a run that rejects its input leaves nothing.
-    Of several recipes each has its own fate: when one fails the others are made, and BatchError says which.
+    Of several recipes each has its own fate: when one fails the others are made, and BatchError says which. A `hasher`
+    that has begun with the source goes on.
     """
     require_engine(output.engine, CHECKED)
     recipes = load_recipes(request.recipes)
@@ -104,7 +110,7 @@ def convert(
     output = replace(output, out=laid_out(output.layout, request.source, recipes, output.out))
     start = time.monotonic()
     emit(StageStarted("plan"))
-    prepared = prepare(request, output_stem(output.out), emit, stop, hashing=True)
+    prepared = prepare(request, output_stem(output.out), emit, stop, hasher=hasher or SourceHasher())
     try:
         emit(StageFinished("plan", time.monotonic() - start, "\n           ".join(map(plan_line, prepared.plans))))
         gating = gating_of(gates, request, prepared, output)
@@ -318,7 +324,7 @@ def quantize(
     require_unbound(request.max_kld)
     failed: dict[int, QuantkitError] = {}
     with ExitStack() as stack:
-        prepared = with_text(stack.enter_context(prepare(request, None, emit, stop, hashing=True)), emit)
+        prepared = with_text(stack.enter_context(prepare(request, None, emit, stop, hasher=SourceHasher())), emit)
         folders = tuple(work / recipe.title for recipe in prepared.recipes)
         jobs = [
             (plan, stack.enter_context(open_plan_job(prepared, plan, folder, fresh=paranoid)))

@@ -57,12 +57,12 @@ def prepare(
     stop: Callable[[], bool] | None = None,
     *,
     headers: bool = False,
-    hashing: bool = False,
+    hasher: SourceHasher | None = None,
 ) -> Prepared:
     """Plan a request. `stem` names the output files (without ".gguf"), by default after source and recipe. Types for a
     target are measured where that is needed, until `stop` says so; without it such a request is refused. With `headers`
-    weights of a repository of the Hub stay there: for plans that nothing is made of. With `hashing` the source is
-    hashed from the moment it is open: for plans that something is made of at once.
+    weights of a repository of the Hub stay there: for plans that nothing is made of. A `hasher`
+    goes on with the source from the moment it is open: for plans that something is made of at once.
 
     Raises what is wrong with the recipes first, then with the source: nothing is opened for a typo. What is wrong with
     one of several recipes for this source is in `Prepared.refused`; it is raised where none can be planned.
@@ -88,7 +88,8 @@ def prepare(
     with ExitStack() as held:
         checkpoint = open_wanted(request, recipes, hear, headers=headers)
         held.callback(checkpoint.close)
-        hasher = held.enter_context(SourceHasher(checkpoint.files())) if hashing else None
+        if hasher is not None:
+            held.enter_context(hasher).go_on(checkpoint.files())
         prepared = replace(_plan_all(request, checkpoint, (recipes, tuning), stem, emit), hasher=hasher)
         for code, message in dict.fromkeys(warning for p in prepared.plans for warning in p.warnings):
             if code not in said:

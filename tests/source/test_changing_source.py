@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import commands
 import llama_folder
 import numpy as np
 import pytest
@@ -19,8 +23,9 @@ from quantkit.errors import InputError, InterruptedRunError, RecipeError
 from quantkit.events import Event, StageStarted, TensorProgress, Warned
 from quantkit.families.model import Model
 from quantkit.filling.hashing import SourceHasher
+from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.plan.describe import describe_source
-from quantkit.source import SourceFile
+from quantkit.source import SourceFile, open_source
 from quantkit.untrusted import open_input
 
 WEIGHTS = "model.safetensors"
@@ -144,6 +149,86 @@ def test_nothing_is_hashed_once_a_listener_or_a_lack_of_text_has_ended_it(
     with pytest.raises(InterruptedError if code else RecipeError, match=code or "needs calibration text"):
         make(request, place, emit=hear)
     assert not hashing_threads()
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors as Linux lists them")
+@pytest.mark.parametrize("arguments", [["--to", "q4_k_n"], ["--to", "q8_0", "--threads", "1", "--tp", "3"], []])
+def test_a_hash_that_has_begun_ends_with_what_is_refused(
+    arguments: list[str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the command line it begins before the request is looked at."""
+    begun: list[int] = []
+    whole = SourceHasher._hash_opened
+    monkeypatch.setattr(SourceHasher, "_hash_opened", lambda self, file: (begun.append(1), whole(self, file))[1])
+    (model / "config.json").write_text("{}" if not arguments else (model / "config.json").read_text())
+    before = descriptors()
+    refused = commands.quantkit("convert", model, *arguments, "--out", tmp_path / "out", "--no-verify")
+    assert refused.status not in (0, 1), refused.stderr
+    assert begun
+    assert not hashing_threads()
+    assert descriptors() == before
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("change", ["none", "rewritten", "replaced", "moved behind an index"])
+def test_hashes_are_of_the_source_whatever_was_begun_with(change: str, model: Path) -> None:
+    with quantkit.hash_ahead(str(model)) as hasher:
+        [(ahead, digest)] = hasher._ahead.values()
+        assert digest.result() == sha256(model / WEIGHTS)
+        if change == "rewritten":
+            rewrite(model / WEIGHTS)
+        elif change == "replaced":
+            (model / "other").write_bytes((model / WEIGHTS).read_bytes())
+            rewrite(model / "other")
+            (model / "other").replace(model / WEIGHTS)
+        elif change == "moved behind an index":
+            (model / WEIGHTS).rename(model / "weights.safetensors")
+            rewrite(model / "weights.safetensors")
+            names = read_safetensors(model / "weights.safetensors").tensors
+            (model / "model.safetensors.index.json").write_text(
+                json.dumps({"weight_map": {name: "weights.safetensors" for name in names}})
+            )
+        with closing(open_source(str(model))) as source:
+            hasher.go_on(source.files())
+            assert hasher.result() == {file.name: sha256(model / file.name) for file in source.files()}
+            shared = any(file.opened.watched.sums is ahead.watched.sums for file in source.files() if file.opened)
+            assert shared == (change == "none")
+
+
+def test_a_change_after_the_hash_has_begun_is_noticed(model: Path) -> None:
+    """What was read before the source was open counts as read, whatever times of files say."""
+    with quantkit.hash_ahead(str(model)) as hasher, closing(open_source(str(model))) as source:
+        [(_, digest)] = hasher._ahead.values()
+        hasher.go_on(source.files())
+        digest.result()
+        rewrite(model / WEIGHTS)
+        with pytest.raises(InputError, match="read before are others now"):
+            for name, info in source.tensors().items():
+                source.ref(name).read(0, info.rows)
+
+
+@pytest.mark.parametrize(
+    "kind", ["nowhere", "a file", "a pipe", "a link", "a pointer", "nothing", "~nobody", "hf://a/b"]
+)
+def test_nothing_is_begun_with_where_there_is_nothing_to_begin_with(kind: str, model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    weights, said = folder / WEIGHTS, {"nowhere": str(tmp_path / "not"), "a file": str(model / WEIGHTS)}
+    if kind == "a pipe":
+        os.mkfifo(weights)
+    elif kind == "a link":
+        weights.symlink_to(model / WEIGHTS)
+    elif kind == "a pointer":
+        weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12\n")
+    with quantkit.hash_ahead(said.get(kind, kind if kind[0] in "~h" else str(folder))) as hasher:
+        assert not hasher._ahead
 
 
 def hashing_threads() -> list[threading.Thread]:

@@ -53,15 +53,18 @@ def convert(
 
     if not want.to:
         session.note(DEFAULT_REASON)
-    request = want.request(session.settings.offline, threads)
     if dry_run:
-        show_plan(session, request, out)
+        show_plan(session, want.request(session.settings.offline, threads), out)
         return
-    run = quantkit.Output(out=out, force=force, threads=threads, engine=engine, verify=verify, paranoid=paranoid)
-    output = replace(run, gates=tuple(gated.gate or ()), eval_data=tuple(gated.eval_data or ()), layout=layout)
     try:
-        with StopSignal(session.note) as stop:
-            built = quantkit.convert(request, output, emit=session.emit, stop=stop)
+        with quantkit.hash_ahead(want.source) as hasher:  # beside the imports that the next line brings
+            request = want.request(session.settings.offline, threads)
+            run = quantkit.Output(
+                out=out, force=force, threads=threads, engine=engine, verify=verify, paranoid=paranoid
+            )
+            output = replace(run, gates=tuple(gated.gate or ()), eval_data=tuple(gated.eval_data or ()), layout=layout)
+            with StopSignal(session.note) as stop:
+                built = quantkit.convert(request, output, emit=session.emit, stop=stop, hasher=hasher)
     except BatchError as error:
         _summarize(session, gated, error.built, tuple(error.failures.values()))
         _show(session, error.built, error.failures)
