@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from quantkit.version import __version__ as __version__
 
 if TYPE_CHECKING:  # what type checkers and editors read
-    from quantkit.calibration.text.spec import CalibrationSpec as CalibrationSpec
+    from quantkit.calibration.text.asked import CalibrationSpec as CalibrationSpec
     from quantkit.consumers import Verdict as Verdict
     from quantkit.errors import BatchError as BatchError
     from quantkit.errors import BusyError as BusyError
@@ -143,7 +143,7 @@ if TYPE_CHECKING:  # what type checkers and editors read
 
 # Where every public name is defined: what `__getattr__` imports, equal to the imports above by a test.
 _PLACES: dict[str, tuple[str, ...]] = {
-    "quantkit.calibration.text.spec": ("CalibrationSpec",),
+    "quantkit.calibration.text.asked": ("CalibrationSpec",),
     "quantkit.consumers": ("Verdict",),
     "quantkit.errors": (
         "BatchError", "BusyError", "ExistsError", "GateError", "InputError", "InterruptedRunError",

@@ -9,14 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from quantkit.calibration.text.asked import CalibrationSpec
 from quantkit.calibration.text.samples import DataRecord, Samples, beside, widened, widening
-from quantkit.calibration.text.spec import (
-    FISHER_TOKENS,
-    CalibrationSpec,
-    prepare_samples,
-    shipped_beside,
-    shipped_samples,
-)
+from quantkit.calibration.text.spec import FISHER_TOKENS, prepare_samples, shipped_beside, shipped_samples
 from quantkit.errors import InputError, UsageError
 from quantkit.events import Sink
 from quantkit.families.model import Model

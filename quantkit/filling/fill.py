@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from quantkit.calibration.inputs import Inputs, scratch_for
 from quantkit.errors import OF_ONE, QuantkitError
-from quantkit.filling.layers import announce_resume, copy_the_rest, round_plainly
 from quantkit.filling.slabs import fill_slabs, fill_the_rest
 from quantkit.filling.work import Work
+
+if TYPE_CHECKING:
+    from quantkit.calibration.inputs import Inputs
 
 
 def fill(works: Sequence[Work], inputs: Inputs | None, coverage: float | None = None) -> dict[int, QuantkitError]:
@@ -41,9 +43,12 @@ def _alike(works: Sequence[Work], numbers: Sequence[int]) -> list[list[int]]:
 
 def _fill_layers(work: Work, inputs: Inputs | None, coverage: float | None) -> None:
     """Layers first, with inputs or without, then everything else."""
+    from quantkit.filling.layers import announce_resume, copy_the_rest, round_plainly  # for checkpoints, and with text
+
     announce_resume(work)
     if work.plan.way == "blocks":
-        from quantkit.filling.blocks import round_blocks  # for files made with text alone
+        from quantkit.calibration.inputs import scratch_for  # for files made with text alone
+        from quantkit.filling.blocks import round_blocks
         from quantkit.filling.coverage import check_experts, check_ranks
 
         assert inputs is not None, work.plan.recipe

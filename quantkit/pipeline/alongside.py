@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from quantkit.evaluation.corpus import Corpus
-from quantkit.evaluation.sides import Side
 from quantkit.filling.work import Beside
 from quantkit.machine import core_count
 from quantkit.source.once import OUTSIDE, SPARE, STEP, Once
 
 if TYPE_CHECKING:
+    from quantkit.evaluation.corpus import Corpus
     from quantkit.evaluation.remembered import Ahead
+    from quantkit.evaluation.sides import Side
 
 
 class Alongside(Beside):

@@ -17,7 +17,8 @@ from quantkit.batch.expand import Wish
 from quantkit.batch.faults import Faults
 from quantkit.batch.options import OF_OUTPUT, OPTIONS, Value
 from quantkit.batch.task import Needs, Task
-from quantkit.calibration.text.spec import SAMPLES, SEQLEN, CalibrationSpec, window_length
+from quantkit.calibration.text.asked import SAMPLES, SEQLEN, CalibrationSpec
+from quantkit.calibration.text.spec import window_length
 from quantkit.consumers import parse_consumers
 from quantkit.errors import QuantkitError
 from quantkit.events import Sink, ignore, never

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.calibration.inputs import scratch_for
+from quantkit.calibration.text.asked import CalibrationSpec
 from quantkit.calibration.text.samples import Samples
 from quantkit.calibration.text.shipped import data_path
-from quantkit.calibration.text.spec import CalibrationSpec, prepare_samples, walked_width
+from quantkit.calibration.text.spec import prepare_samples, walked_width
 from quantkit.errors import QuantkitError, UsageError
 from quantkit.events import Sink, Warned, ignore
 from quantkit.families.describe import find_family

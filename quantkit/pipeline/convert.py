@@ -21,8 +21,6 @@ from quantkit.errors import (
     NonFiniteError,
     QuantkitError,
 )
-from quantkit.evaluation.engine_check import CHECKED
-from quantkit.evaluation.opening import require_engine
 from quantkit.events import Sink, StageFinished, StageStarted, Warned, ignore, never
 from quantkit.filling.fill import fill
 from quantkit.filling.hashing import SourceHasher, require_published
@@ -32,8 +30,6 @@ from quantkit.pipeline.difference import difference
 from quantkit.pipeline.guard import guard, require_guarded, require_unbound
 from quantkit.pipeline.layout import laid_out
 from quantkit.pipeline.looks import engine_of, look, reading_once
-from quantkit.pipeline.never_worse import never_worse
-from quantkit.pipeline.norms import norms_facts, refit_norms
 from quantkit.pipeline.optional import gating_of, require_gates, require_texts, write_texts
 from quantkit.pipeline.output import GATES, Output
 from quantkit.pipeline.outputs import (
@@ -55,6 +51,7 @@ from quantkit.pipeline.prepared import Prepared, with_text
 from quantkit.pipeline.request import Request, require_checkable
 from quantkit.pipeline.standing import believed, record_checks
 from quantkit.pipeline.users import warn_of_no_loader, with_users
+from quantkit.pipeline.verify import require_checked
 from quantkit.plan.base import Plan
 from quantkit.plan.grids import facts_of_grids, summary
 from quantkit.plan.sizes import plan_line
@@ -103,7 +100,7 @@ def convert(
     Of several recipes each has its own fate: when one fails the others are made, and BatchError says which. A `hasher`
     that has begun with the source goes on.
     """
-    require_engine(output.engine, CHECKED)
+    require_checked(output.engine)
     recipes = load_recipes(request.recipes)
     require_checkable(output.engine, recipes, output.verify)
     gates = require_gates(request, output)
@@ -210,8 +207,7 @@ def _run(
             if index in failing:
                 raise failing[index]
             read = prepared.reading(item.plan)
-            refit_norms(read, item.plan, item.job, emit, stop)
-            found = never_worse(read, item.plan, item.job, output.threads, emit, measures=output.verify)
+            found = _improved(read, item.plan, item.job, output, listeners) if item.plan.way == "blocks" else None
             draft = draft_manifest(item.plan, {**facts, **own_facts(prepared, item.plan, item.job, emit)})
             draft = replace(draft, facts={**draft.facts, "guard": found}) if found else draft
             if kept := draft.facts.get("preserved"):
@@ -232,6 +228,18 @@ def _run(
                 item.job.discard()  # nothing worth resuming
             failed[item.number] = error
     return built
+
+
+def _improved(
+    read: Prepared, plan: Plan, job: Job, output: Output, listeners: tuple[Sink, Callable[[], bool]]
+) -> Mapping[str, Any] | None:
+    """Fit the norms of a file made with text; what the manifest says of its guard."""
+    from quantkit.pipeline.never_worse import never_worse  # for files made with text alone
+    from quantkit.pipeline.norms import refit_norms
+
+    emit, stop = listeners
+    refit_norms(read, plan, job, emit, stop)
+    return never_worse(read, plan, job, output.threads, emit, measures=output.verify)
 
 
 def _guarded(prepared: Prepared, item: _Pending, draft: Manifest, threads: int | None, emit: Sink) -> Manifest:
@@ -303,7 +311,11 @@ def _evened_facts(prepared: Prepared, plan: Plan, emit: Sink) -> dict[str, Any]:
 
 def own_facts(prepared: Prepared, plan: Plan, job: Job, emit: Sink) -> dict[str, Any]:
     """What the manifest of this artifact says besides: text that was used, what became of each layer with it."""
-    made = {**layer_facts(plan, job), **norms_facts(plan, job), **facts_of_grids(plan, job.records)}
+    made = {**layer_facts(plan, job), **facts_of_grids(plan, job.records)}
+    if plan.refits:
+        from quantkit.pipeline.norms import norms_facts  # for files made with text alone
+
+        made |= norms_facts(plan, job)
     made |= _evened_facts(prepared, plan, emit)
     return {**prepared.calibration_facts(plan), **made}
 
@@ -334,7 +346,10 @@ def quantize(
         for number, ((plan, job), folder) in enumerate(zip(jobs, folders, strict=True)):
             if number in failed:
                 continue
-            refit_norms(prepared.reading(plan), plan, job, emit, stop)
+            if plan.refits:
+                from quantkit.pipeline.norms import refit_norms  # for files made with text alone
+
+                refit_norms(prepared.reading(plan), plan, job, emit, stop)
             parts = [PartFile(f.name, f.nbytes) for f in plan.files]
             draft = draft_manifest(plan, {**facts, **own_facts(prepared, plan, job, emit)})
             save_work(folder, prepared.job_digest(plan), parts, draft)

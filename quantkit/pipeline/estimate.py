@@ -8,14 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.calibration.inputs import JUDGED_TOKENS
-from quantkit.calibration.text.spec import (
-    REFIT_KEPT_BYTES,
-    REFIT_STEP_TOKENS,
-    REFIT_STEPS,
-    SAMPLES,
-    SEQLEN,
-    fisher_tokens,
-)
+from quantkit.calibration.text.asked import SAMPLES, SEQLEN
+from quantkit.calibration.text.spec import REFIT_KEPT_BYTES, REFIT_STEP_TOKENS, REFIT_STEPS, fisher_tokens
 from quantkit.families.roles import Role
 from quantkit.filling.slabs import QUEUED_SLABS
 from quantkit.machine import core_count, memory_limit_bytes

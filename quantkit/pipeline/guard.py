@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quantkit.calibration.inputs import Inputs
-from quantkit.calibration.text.samples import Samples
 from quantkit.errors import GateError, UsageError
-from quantkit.evaluation.corpus import Batch, Corpus, Cutting
-from quantkit.evaluation.sides import Side
 from quantkit.events import Sink, StageFinished
 from quantkit.pipeline.prepared import Prepared
 from quantkit.plan.base import Plan
-from quantkit.quality.decoded import open_decoded
 from quantkit.report.predicted import text_words
-from quantkit.tuning.middle import middle, standard_error
-from quantkit.tuning.target import below
 from quantkit.units import counted
+
+if TYPE_CHECKING:
+    from quantkit.calibration.inputs import Inputs
+    from quantkit.calibration.text.samples import Samples
+    from quantkit.evaluation.corpus import Corpus
+    from quantkit.evaluation.sides import Side
 
 OPTION = "--max-kld"
 LEAST_TOKENS = 2048  # of text that was not calibrated with: with less, that which gradients were taken of is measured
@@ -55,6 +54,10 @@ def guard(prepared: Prepared, plan: Plan, paths: Sequence[Path], threads: int | 
     bound, inputs = bound_of(plan), prepared.calibration
     if bound is None:
         return plan.allocation
+    from quantkit.evaluation.sides import Side  # for files with a bound alone, here and below
+    from quantkit.quality.decoded import open_decoded
+    from quantkit.tuning.target import below
+
     assert inputs is not None and prepared.model is not None
     text, fresh = _text(prepared, inputs)
     known, predicted = plan.allocation["calibration"], float(plan.allocation["predicted_kld"])
@@ -90,7 +93,8 @@ def _lost(
 ) -> dict[str, Any]:
     """Which text it is, its tokens, and the KL divergence of the second side from the first on it; of a text of `many`
     kinds on the middle half of its windows, as what types cost there."""
-    from quantkit.evaluation.measure import measure  # torch, for files with a bound alone
+    from quantkit.evaluation.measure import measure  # torch
+    from quantkit.tuning.middle import middle, standard_error
 
     corpus = corpus_of_samples(text)
     [scores] = measure(sides[0], [sides[1]], corpus, threads=threads, emit=emit)
@@ -118,6 +122,8 @@ def _text(prepared: Prepared, inputs: Inputs) -> tuple[Samples, bool]:
 
 def corpus_of_samples(samples: Samples) -> Corpus:
     """Windows of tokens as text to be compared on: each a document, every token behind another counts."""
+    from quantkit.evaluation.corpus import Batch, Corpus, Cutting
+
     tokens, record = samples.tokens, samples.record
     count, seqlen = tokens.shape
     scored = np.ones(tokens.shape, bool)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from quantkit.events import Sink, ignore
 from quantkit.filling.work import ALONE, Beside
-from quantkit.pipeline.alongside import Alongside
 from quantkit.pipeline.output import Output
 from quantkit.pipeline.prepared import Prepared
 from quantkit.pipeline.verify import verify_parts
@@ -18,7 +17,6 @@ from quantkit.plan.base import Plan
 from quantkit.quality.against import Against, of_gguf, of_plan
 from quantkit.quality.checks.base import Verification, VerifyOptions
 from quantkit.quality.checks.numbers import read_ahead
-from quantkit.source.once import Once
 
 if TYPE_CHECKING:
     from quantkit.pipeline.gating import Gating
@@ -39,7 +37,7 @@ def look(
     if not output.verify:
         return NOTHING
     against, options = _compared(prepared, plan, output, layers)
-    return verify_parts(paths, plan, against, options, prepared.source_run, emit)
+    return verify_parts(paths, plan, against, options, prepared.source_run if options.engine else None, emit)
 
 
 def _compared(
@@ -64,6 +62,9 @@ def reading_once(prepared: Prepared, plans: Sequence[Plan], output: Output, gati
     if output.memory is None:
         yield ALONE
         return
+    from quantkit.pipeline.alongside import Alongside  # for gates alone
+    from quantkit.source.once import Once
+
     looks = [partial(read_ahead, *_compared(prepared, plan, output)) for plan in plans if output.verify]
     once = Once(output.memory.room)
     beside = Alongside(once, looks, passes=any(plan.way == "blocks" for plan in plans))

@@ -9,9 +9,6 @@ from quantkit.events import Sink
 from quantkit.pipeline.request import Request
 from quantkit.recipes.recipe import Recipe
 from quantkit.source import Checkpoint, open_source, turned_back
-from quantkit.source.adapter_base import require_base
-from quantkit.source.adapter_model import open_adapter_model
-from quantkit.source.draft import open_draft
 
 
 def open_wanted(request: Request, recipes: Sequence[Recipe], emit: Sink, *, headers: bool = False) -> Checkpoint:
@@ -29,13 +26,20 @@ def open_wanted(request: Request, recipes: Sequence[Recipe], emit: Sink, *, head
         what = f"{of_adapters[0]} writes the adapter that is the source, --adapter merges one into a model"
         raise UsageError(what, key="adapters", hint="leave --adapter out, or choose a recipe for models")
     if of_adapters:
+        from quantkit.source.adapter_model import open_adapter_model  # few sources are of these two kinds
+
         return open_adapter_model(request.source, request.base, offline=request.offline, emit=emit)
     if request.base is not None:
+        from quantkit.source.draft import open_draft
+
         return open_draft(
             request.source, request.base, offline=request.offline, emit=emit, adapters=request.adapters, headers=headers
         )
     found = open_source(request.source, offline=request.offline, emit=emit, adapters=request.adapters, headers=headers)
-    require_base(found, emit, allow_other=request.allow_other_base)
+    if request.adapters:
+        from quantkit.source.adapter_base import require_base
+
+        require_base(found, emit, allow_other=request.allow_other_base)
     if all(recipe.mixture is None for recipe in recipes):
         return turned_back(found, emit)
     return found

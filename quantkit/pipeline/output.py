@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from quantkit.evaluation.memory import Memory
 from quantkit.pipeline.given import coerce, given_data, given_texts
+
+if TYPE_CHECKING:
+    from quantkit.evaluation.memory import Memory
 
 GATES = "gates"  # the check of a manifest that says how they were judged
 

@@ -7,11 +7,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from quantkit.calibration.inputs import Inputs, open_inputs
-from quantkit.calibration.text.shipped import data_path
-from quantkit.calibration.walk.settings import model_settings
 from quantkit.consumers import parse_consumers
 from quantkit.errors import InputError, QuantkitError, RecipeError, UnsupportedError, UsageError
 from quantkit.events import Event, Sink, Warned, ignore
@@ -24,17 +21,6 @@ from quantkit.pipeline.consumers import require_loadable
 from quantkit.pipeline.opening import open_wanted
 from quantkit.pipeline.prepared import Prepared
 from quantkit.pipeline.request import Request, require_used
-from quantkit.pipeline.tune import (
-    Subject,
-    Tuning,
-    known_of,
-    measured,
-    require_predictions,
-    require_priced,
-    tuned,
-    tuning_of,
-    with_target,
-)
 from quantkit.plan.base import STANDARD, Plan, PlanOptions
 from quantkit.plan.describe import describe_source
 from quantkit.plan.encoder import AUTO, describe_encoder, encoder_type, left_out, plan_encoder
@@ -43,9 +29,11 @@ from quantkit.plan.make import make_plan
 from quantkit.recipes.read import load_recipes
 from quantkit.recipes.recipe import FEEDBACK, Overrides, Recipe, override
 from quantkit.source import Checkpoint
-from quantkit.source.adapter_model import AdapterCheckpoint
-from quantkit.tuning.choose import require_reachable
 from quantkit.units import counted, parse_size
+
+if TYPE_CHECKING:
+    from quantkit.calibration.inputs import Inputs
+    from quantkit.pipeline.tune import Tuning
 
 T = TypeVar("T")
 
@@ -68,11 +56,13 @@ def prepare(
     one of several recipes for this source is in `Prepared.refused`; it is raised where none can be planned.
     """
     asked = load_recipes(request.recipes)
-    tuning = tuning_of(request, asked, stop)
+    tuning = _tuning_of(request, asked, stop)
     recipes = tuple(override(recipe, overrides_of(request, tuning)) for recipe in asked)
     require_used(request, recipes)
     if tuning is not None:
-        tuning_of(request, recipes, stop)  # once more: options may have left nothing to choose
+        from quantkit.pipeline.tune import with_target
+
+        _tuning_of(request, recipes, stop)  # once more: options may have left nothing to choose
         recipes = tuple(with_target(recipe, tuning.target) for recipe in recipes)
     parse_consumers(request.consumers)
     _require_tools(request, recipes, runs=stop is not None)
@@ -129,13 +119,7 @@ def _plan_all(
     def made_of(recipe: Recipe) -> tuple[Recipe, Plan]:
         if tuning is None:
             return recipe, planned(recipe)
-        known = known_of(tuning, recipe, checkpoint)
-        if known is None:
-            first = planned(recipe)
-            require_reachable(first, tuning.target)
-            assert calibration is not None and tuning.stop is not None
-            known = measured(Subject(checkpoint, _or_raise(model), recipe, first, calibration), emit, tuning.stop)
-        return tuned(recipe, tuning, known, planned)
+        return _chosen(recipe, tuning, planned, checkpoint, lambda: (_or_raise(model), calibration), emit)
 
     tried = [(recipe, _tried(partial(made_of, recipe))) for recipe in recipes]
     good = [found for _, found in tried if not isinstance(found, QuantkitError)]
@@ -158,10 +142,43 @@ def _plan_all(
     )
 
 
+def _chosen(
+    recipe: Recipe,
+    tuning: Tuning,
+    planned: Callable[[Recipe], Plan],
+    checkpoint: Checkpoint,
+    what_runs: Callable[[], tuple[Model, Inputs | None]],
+    emit: Sink,
+) -> tuple[Recipe, Plan]:
+    """A recipe whose types are chosen for a target, and its plan; what they cost is measured where no file tells."""
+    from quantkit.pipeline.tune import Subject, known_of, measured, tuned
+    from quantkit.tuning.choose import require_reachable
+
+    known = known_of(tuning, recipe, checkpoint)
+    if known is None:
+        first = planned(recipe)
+        require_reachable(first, tuning.target)
+        model, calibration = what_runs()
+        assert calibration is not None and tuning.stop is not None
+        known = measured(Subject(checkpoint, model, recipe, first, calibration), emit, tuning.stop)
+    return tuned(recipe, tuning, known, planned)
+
+
+def _tuning_of(request: Request, recipes: Sequence[Recipe], stop: Callable[[], bool] | None) -> Tuning | None:
+    """What a request wants of types for a target; most want nothing, and import nothing that chooses types."""
+    if {request.target_size, request.target_bpw, request.max_kld, request.sensitivity} == {None}:
+        return None
+    from quantkit.pipeline.tune import tuning_of
+
+    return tuning_of(request, recipes, stop)
+
+
 def _require_useful(plan: Plan, checkpoint: Checkpoint, request: Request) -> None:
     """Raise what keeps a plan from being carried out with text, and UnsupportedError where a consumer that is named
     does not load what is made."""
     if plan.calibrated:
+        from quantkit.calibration.walk.settings import model_settings  # for what is made with text alone
+
         model_settings(checkpoint.config, checkpoint.tensors())
     require_loadable([plan], parse_consumers(request.consumers), request.tp)
 
@@ -169,8 +186,7 @@ def _require_useful(plan: Plan, checkpoint: Checkpoint, request: Request) -> Non
 def _described(request: Request, checkpoint: Checkpoint) -> Model:
     """The model of GGUF files, with a note on an encoder that is left out although nobody said so."""
     model = describe_source(checkpoint, request.pre)
-    adapter = isinstance(checkpoint, AdapterCheckpoint)
-    why = left_out(checkpoint) if request.mmproj == AUTO and not adapter else None
+    why = left_out(checkpoint) if request.mmproj == AUTO and checkpoint.kind != "adapter" else None
     if why is None:
         return model
     return replace(model, warnings=(*model.warnings, ("no-mmproj", f"{why}: the text model alone is written")))
@@ -217,7 +233,12 @@ def _inputs(request: Request, checkpoint: Checkpoint) -> tuple[Path, ...]:
     """The files of the source, and those that the options name. Names of recipes lead to no file: no harm in that."""
     files = [request.imatrix, request.sensitivity]
     named = [*request.recipes, *(str(path) for path in files if path)]
-    return (*(Path(file.path) for file in checkpoint.files()), *map(data_path, request.calib), *map(Path, named))
+    text: tuple[Path, ...] = ()
+    if request.calib:
+        from quantkit.calibration.text.shipped import data_path
+
+        text = tuple(map(data_path, request.calib))
+    return (*(Path(file.path) for file in checkpoint.files()), *text, *map(Path, named))
 
 
 def _require_tools(request: Request, recipes: Sequence[Recipe], *, runs: bool) -> None:
@@ -251,14 +272,21 @@ def _calibration(
     """The text or statistics that the request means, None where it names none. Raises UnsupportedError where what is
     wanted goes by predictions of a model that makes none."""
     recipes, tuning = wanted
-    if tuning is not None:
-        require_priced(checkpoint, tuning.target.option)
-    if any(recipe.mixture and recipe.mixture.norms for recipe in recipes):
-        require_predictions(checkpoint, "--refit-norms")
-    if request.feedback_embedding:
-        require_predictions(checkpoint, "--feedback-embedding")
+    options = ["--refit-norms"] if any(recipe.mixture and recipe.mixture.norms for recipe in recipes) else []
+    options += ["--feedback-embedding"] if request.feedback_embedding else []
+    if tuning is not None or options:
+        from quantkit.pipeline.tune import require_predictions, require_priced
+
+        if tuning is not None:
+            require_priced(checkpoint, tuning.target.option)
+        for option in options:
+            require_predictions(checkpoint, option)
     spec = request.calibration()
-    return None if spec is None else open_inputs(checkpoint, spec, emit)
+    if spec is None:
+        return None
+    from quantkit.calibration.inputs import open_inputs
+
+    return open_inputs(checkpoint, spec, emit)
 
 
 def overrides_of(request: Request, tuning: Tuning | None) -> Overrides:

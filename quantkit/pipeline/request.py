@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from quantkit.calibration.text.spec import ACTIVATIONS, DEVICES, SAMPLES, CalibrationSpec
+from quantkit.calibration.text.asked import ACTIVATIONS, DEVICES, SAMPLES, CalibrationSpec
 from quantkit.errors import UsageError, require_choice
 from quantkit.methods import needs_hessian
 from quantkit.pipeline.given import (

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantkit.calibration.inputs import Inputs, open_calibration_model, scratch_for
+from quantkit.calibration.text.asked import STATISTICS
 from quantkit.calibration.text.samples import DataRecord, Samples
-from quantkit.calibration.text.spec import STATISTICS
 from quantkit.errors import InputError, RecipeError, UnsupportedError, UsageError
 from quantkit.events import Sink, StageFinished, StageStarted
 from quantkit.families.describe import find_family

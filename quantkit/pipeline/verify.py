@@ -18,18 +18,15 @@ from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from quantkit.errors import InputError, NonFiniteError, UnsupportedError, UsageError
-from quantkit.evaluation.engine_check import CHECKED, check_llama_cpp, check_served
-from quantkit.evaluation.opening import TORCH, require_engine
-from quantkit.evaluation.source_run import SourceRun
 from quantkit.events import Sink, ignore
 from quantkit.families.model import Model
 from quantkit.families.model_card import CARD_FILE
 from quantkit.formats.containers.stored import SIDE_CONFIGS
 from quantkit.formats.gguf.file import read_gguf, shard_paths
 from quantkit.pipeline.record_checks import Subject, check_making, check_record, wrong_making
-from quantkit.plan.adapter import is_adapter
 from quantkit.plan.base import Plan
 from quantkit.plan.carried import CONFIG, REPLACED, carried_names
 from quantkit.plan.describe import describe_source
@@ -37,7 +34,6 @@ from quantkit.plan.encoder import describe_encoder, is_encoder, type_of_file
 from quantkit.quality.against import REWRITTEN, Against, of_gguf, of_source
 from quantkit.quality.check import check
 from quantkit.quality.checks.base import STANDARD, Check, Verification, VerifyOptions
-from quantkit.quality.decoded import source_as_made
 from quantkit.quality.engines.llamacpp import LLAMA_CPP
 from quantkit.quality.made import Made, Place
 from quantkit.quality.made_checkpoint import open_checkpoint
@@ -45,12 +41,22 @@ from quantkit.quality.made_gguf import open_gguf
 from quantkit.quality.reference import Reference
 from quantkit.report.manifest import CHECKPOINT_MANIFEST, Manifest, find_manifest, read_manifest
 from quantkit.source import Checkpoint, open_source, turned_back
-from quantkit.source.adapter_model import open_adapter_model
-from quantkit.source.draft import open_draft
 from quantkit.source.folder import MAX_CONFIG_BYTES
 from quantkit.untrusted import read_bounded, require_path
 
+if TYPE_CHECKING:
+    from quantkit.evaluation.source_run import SourceRun
+
 SHARD = ".safetensors"
+
+
+def require_checked(engine: str | None, *, compared: bool = True) -> None:
+    """Raise what `require_engine` raises, for an engine that checks may ask."""
+    if engine is not None:
+        from quantkit.evaluation.engine_check import CHECKED  # for engines alone, here and below
+        from quantkit.evaluation.opening import require_engine
+
+        require_engine(engine, CHECKED, compared=compared)
 
 
 def verify_artifact(
@@ -67,7 +73,7 @@ def verify_artifact(
     Raises InputError for a file that does not parse, UsageError for an engine that is unknown, or that does not run
     such an artifact or not without its source, UnsupportedError for one that is missing.
     """
-    require_engine(options.engine, CHECKED, compared=against is not None)
+    require_checked(options.engine, compared=against is not None)
     artifact, against = Path(artifact), None if against is None else os.fspath(against)
     require_path(artifact)
     if not artifact.exists():
@@ -76,6 +82,8 @@ def verify_artifact(
     checkpoint_like = folder.is_dir()
     if options.engine and (options.engine != LLAMA_CPP) != checkpoint_like:
         what = "a checkpoint folder" if checkpoint_like else "a GGUF file"
+        from quantkit.evaluation.opening import TORCH
+
         other = TORCH if checkpoint_like else LLAMA_CPP
         raise UsageError(f"--engine {options.engine} does not load {what}", hint=f"use --engine {other}")
     if options.engine and checkpoint_like and against is None:
@@ -84,12 +92,18 @@ def verify_artifact(
     look = _checkpoint if checkpoint_like else _gguf
     if against is None:
         return look(folder, None, options, emit)
+    from quantkit.plan.adapter import is_adapter  # for published files alone
+
     if not checkpoint_like and is_adapter(_entries(artifact)):
         if adapters or options.engine:
             what = f"{artifact.name} is an adapter: nothing is merged into it, and no engine runs it without its model"
             raise UsageError(what, hint="leave --adapter and --engine out", key="adapter" if adapters else "engine")
+        from quantkit.source.adapter_model import open_adapter_model
+
         opened: Checkpoint = open_adapter_model(against, options.base, offline=options.offline, emit=emit)
     elif options.base is not None:
+        from quantkit.source.draft import open_draft
+
         opened = open_draft(against, options.base, offline=options.offline, emit=emit, adapters=adapters)
     else:
         opened = open_source(against, offline=options.offline, emit=emit, adapters=adapters)
@@ -107,7 +121,7 @@ def verify_parts(
 ) -> Verification:
     """Look at the finished files of a plan, in its order, that have no manifest yet. Names tell the container. `run`
     is the source for engines, which runs once for all artifacts."""
-    require_engine(options.engine, CHECKED, compared=run is not None)
+    require_checked(options.engine, compared=run is not None)
     promised = [Place(t.name, t.dtype, t.shape, t.file, t.offset, t.nbytes) for t in plan.tensors]
     there = {file.name: path for file, path in zip(plan.files, paths, strict=True)}
     if paths[0].suffix != SHARD:
@@ -130,6 +144,8 @@ def _in_engine(made: Made, run: SourceRun | None, options: VerifyOptions, emit: 
     beside those that tell which weights are damaged."""
     if options.engine is None:
         return ()
+    from quantkit.evaluation.engine_check import check_llama_cpp, check_served
+
     try:
         if options.engine == LLAMA_CPP:
             return (check_llama_cpp(made.paths, run, options, emit),)
@@ -141,6 +157,8 @@ def _in_engine(made: Made, run: SourceRun | None, options: VerifyOptions, emit: 
 
 
 def _gguf(artifact: Path, source: Checkpoint | None, options: VerifyOptions, emit: Sink) -> Verification:
+    from quantkit.evaluation.source_run import SourceRun  # for published files alone, here and below
+
     path = find_manifest(artifact)
     require_path(path)
     manifest = read_manifest(path) if os.path.lexists(path) else None
@@ -161,11 +179,14 @@ def _gguf(artifact: Path, source: Checkpoint | None, options: VerifyOptions, emi
 
 def _entries(artifact: Path) -> dict[str, object]:
     """The entries of a GGUF file by key."""
+
     return {kv.key: kv.value for kv in read_gguf(artifact).metadata} if artifact.exists() else {}
 
 
 def _reference(paths: Sequence[Path], source: Checkpoint, options: VerifyOptions) -> Reference:
     """The source as the file at `paths`, which is named by the first of them, was made of it."""
+    from quantkit.quality.decoded import source_as_made  # for published files alone
+
     model = _described(paths[0], source, options.pre)
     return Reference(source_as_made(paths, source, model, options.threads), model)
 
@@ -184,6 +205,8 @@ def _described(artifact: Path, source: Checkpoint, pre: str | None) -> Model:
 
 
 def _checkpoint(folder: Path, source: Checkpoint | None, options: VerifyOptions, emit: Sink) -> Verification:
+    from quantkit.evaluation.source_run import SourceRun
+
     path = folder / CHECKPOINT_MANIFEST
     manifest = read_manifest(path) if os.path.lexists(path) else None
     with closing(open_source(str(folder), emit=emit)) as served:
@@ -208,6 +231,7 @@ def _checkpoint(folder: Path, source: Checkpoint | None, options: VerifyOptions,
 
 def _with_facts(against: Against, manifest: Manifest | None) -> Against:
     """With what a manifest says of how weights came about; of a checkpoint without one other writers are the makers."""
+
     if manifest is None:
         return replace(against, rewritten=REWRITTEN)
     layers = manifest.facts.get("layers")

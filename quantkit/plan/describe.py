@@ -6,16 +6,12 @@ from dataclasses import replace
 
 from quantkit.errors import UsageError
 from quantkit.families.describe import describe, require_fitting
-from quantkit.families.describe_gguf import describe_gguf
 from quantkit.families.drafts import mask_token
 from quantkit.families.model import Model
 from quantkit.families.rows import Family
 from quantkit.families.towers import text_family
 from quantkit.metadata import KeyValue
-from quantkit.plan.adapter import describe_adapter
 from quantkit.source import Checkpoint
-from quantkit.source.adapter_model import AdapterCheckpoint
-from quantkit.source.draft import DraftCheckpoint
 from quantkit.tensors import TensorInfo
 from quantkit.tokenizer.read import Tokenizer, read_tokenizer
 from quantkit.untrusted import shown
@@ -31,9 +27,15 @@ def describe_source(checkpoint: Checkpoint, pre: str | None = None) -> Model:
     and for weights that are quantized already, InputError for what is missing or contradicts itself.
     """
     tensors, config, read_file = checkpoint.tensors(), checkpoint.config, checkpoint.read_file
-    if isinstance(checkpoint, AdapterCheckpoint):
+    if checkpoint.kind == "adapter":
+        from quantkit.plan.adapter import describe_adapter  # few sources are adapters, GGUF files or drafts
+        from quantkit.source.adapter_model import AdapterCheckpoint
+
+        assert isinstance(checkpoint, AdapterCheckpoint)
         return describe_adapter(checkpoint)
     if checkpoint.kind == "gguf":
+        from quantkit.families.describe_gguf import describe_gguf
+
         return describe_gguf(tensors, checkpoint.metadata)
     named, tower = text_family(config)
     require_fitting(config, tensors)
@@ -54,6 +56,8 @@ def _tokenizer(checkpoint: Checkpoint, family: Family, pre: str | None) -> Token
         return read_tokenizer(
             checkpoint.read_file, checkpoint.config, family.tokens, pre=pre, names=checkpoint.file_names()
         )
+    from quantkit.source.draft import DraftCheckpoint
+
     if not isinstance(checkpoint, DraftCheckpoint):
         what = f"{shown(checkpoint.name)} drafts for another model, whose tokenizer and layers the file has to name"
         raise UsageError(what, key="base", hint="name that model: --base SRC, as convert, plan and verify take it")

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from quantkit.families.model import Model
 from quantkit.formats.gguf.imatrix import Imatrix
 from quantkit.plan.base import STANDARD, Plan, PlanOptions
-from quantkit.plan.checkpoint import plan_checkpoint
-from quantkit.plan.gguf import plan_gguf
 from quantkit.recipes.recipe import Recipe
 from quantkit.source import Checkpoint
 
@@ -30,5 +28,9 @@ def make_plan(
     """
     used = inputs if recipe.needs_calibration else ""
     if recipe.mixture is not None:
+        from quantkit.plan.gguf import plan_gguf  # each planner knows much that the other need not
+
         return plan_gguf(model(), checkpoint, recipe, options, imatrix=imatrix(), inputs=used)
+    from quantkit.plan.checkpoint import plan_checkpoint
+
     return plan_checkpoint(checkpoint, recipe, options, inputs=used)

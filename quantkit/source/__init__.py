@@ -11,21 +11,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quantkit.errors import InputError, QuantkitError, UnsupportedError, UsageError
 from quantkit.events import Sink, Warned, ignore
 from quantkit.families.describe import find_family
-from quantkit.source.adapter import Adapter, open_adapter
 from quantkit.source.base import Checkpoint, SourceFile
 from quantkit.source.folder import CONFIG, MAX_CONFIG_BYTES, NOTHING, open_folder
-from quantkit.source.gguf import open_gguf
 from quantkit.source.memory import MemoryCheckpoint
-from quantkit.source.merged import merged_with
 from quantkit.source.quantized import dequantized
 from quantkit.source.shards import PICKLES
 from quantkit.source.spec import HINT, HubModel, names_hub, parse_hub
 from quantkit.untrusted import InputFile, parse_json_object, read_bounded, shown
+
+if TYPE_CHECKING:
+    from quantkit.source.adapter import Adapter
 
 __all__ = ["Checkpoint", "MemoryCheckpoint", "SourceFile", "open_source", "turned_back"]
 
@@ -78,6 +78,8 @@ def _opened_on_hub(
 ) -> Checkpoint:
     if found.suffix != ".gguf":
         return _open_folder(found, emit, as_stored, distant)
+    from quantkit.source.gguf import open_gguf  # only for GGUF files, here and below
+
     commit = next(folder.name for folder in found.parents if folder.parent.name == "snapshots")
     return replace(open_gguf(found, distant), repo=model.repo, commit=commit)
 
@@ -97,6 +99,8 @@ def _on_hub(model: HubModel, *, offline: bool, emit: Sink, headers: bool) -> tup
 def _merged(base: Checkpoint, specs: Sequence[str], *, offline: bool, emit: Sink) -> Checkpoint:
     """The checkpoint with adapters merged into it: of a GGUF file that which it was made of, whose tensors they name.
     Closes it where that cannot be."""
+    from quantkit.source.merged import merged_with  # only for adapters, here and below
+
     base = turned_back(base, emit)
     opened: list[Adapter] = []
     try:
@@ -126,6 +130,8 @@ def turned_back(source: Checkpoint, emit: Sink) -> Checkpoint:
 def find_adapter(spec: str, *, offline: bool = False, emit: Sink = ignore) -> Adapter:
     """Open a LoRA adapter: a folder, or a repository of the Hub, which is fetched. Raises what `open_adapter` raises,
     UsageError for a `spec` that is neither."""
+    from quantkit.source.adapter import open_adapter
+
     path = _path(spec)
     if not names_hub(spec) and spec and os.path.isdir(path):  # noqa: PTH112 - likewise
         return open_adapter(path)
@@ -176,6 +182,8 @@ def _path(spec: str) -> Path:
 
 def _open_file(path: Path) -> Checkpoint:
     if path.suffix.lower() == ".gguf":
+        from quantkit.source.gguf import open_gguf
+
         return open_gguf(path)
     where = shown(path)
     if path.suffix == ".safetensors":

@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quantkit.jsontext import utf8
 from quantkit.report.records import FileRecord
 from quantkit.source import Checkpoint
-from quantkit.source.adapter_model import AdapterCheckpoint
-from quantkit.source.merged import MergedCheckpoint
-from quantkit.source.restored import RestoredCheckpoint
+from quantkit.source.folder import FolderCheckpoint
 from quantkit.storage import hash_file
+
+if TYPE_CHECKING:
+    from quantkit.source.adapter import Adapter
 
 
 def stored_kind(found: Checkpoint) -> str:
     """The kind of a source as it lies there, before it was turned back or merged with adapters."""
+    if isinstance(found, FolderCheckpoint):  # as most are: the others are not imported for it
+        return found.kind
+    from quantkit.source.merged import MergedCheckpoint
+    from quantkit.source.restored import RestoredCheckpoint
+
     base = found.base if isinstance(found, MergedCheckpoint) else found
     return base.source.kind if isinstance(base, RestoredCheckpoint) else base.kind
+
+
+def _adapters(found: Checkpoint) -> Sequence[Adapter]:
+    if isinstance(found, FolderCheckpoint):
+        return ()
+    from quantkit.source.adapter_model import AdapterCheckpoint
+    from quantkit.source.merged import MergedCheckpoint
+
+    if isinstance(found, AdapterCheckpoint):
+        return (found.adapter,)
+    return found.adapters if isinstance(found, MergedCheckpoint) else ()
 
 
 @dataclass(frozen=True)
@@ -36,9 +53,7 @@ class Origin:
         """A record's word on the source."""
         found = self.checkpoint
         said = {"kind": stored_kind(found), "name": found.name, "repo": found.repo, "commit": found.commit}
-        adapters = found.adapters if isinstance(found, MergedCheckpoint) else ()
-        if isinstance(found, AdapterCheckpoint):
-            adapters = (found.adapter,)
+        adapters = _adapters(found)
         return {**said, "adapters": [adapter.facts() for adapter in adapters]} if adapters else said
 
     @cached_property

@@ -23,8 +23,8 @@ from walks import TINY, joined, logits_after, model_of, same_bits, statistics_of
 
 from quantkit.calibration.inputs import open_calibration_model
 from quantkit.calibration.statistics.sums import merge
+from quantkit.calibration.text.asked import CalibrationSpec
 from quantkit.calibration.text.samples import samples_of
-from quantkit.calibration.text.spec import CalibrationSpec
 from quantkit.calibration.walk.model import open_model, read_embedding, token_rows
 from quantkit.calibration.walk.walk import How, walk_blocks
 from quantkit.errors import InputError, NonFiniteError, ResourceError, UnsupportedError, UsageError

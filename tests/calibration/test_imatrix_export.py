@@ -11,7 +11,8 @@ from gguf import GGUFReader
 from walks import TINY, model_of, statistics_of, windows
 
 from quantkit.calibration.imatrix import to_imatrix
-from quantkit.calibration.text.spec import CalibrationSpec, prepare_samples
+from quantkit.calibration.text.asked import CalibrationSpec
+from quantkit.calibration.text.spec import prepare_samples
 from quantkit.errors import InputError
 from quantkit.families.model import Model
 from quantkit.formats.gguf.imatrix import encode_imatrix_gguf, match_importance, read_imatrix

@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from walks import model_of, statistics_of, whole_model, windows
 
 from quantkit.calibration.imatrix import to_imatrix
+from quantkit.calibration.text.asked import CalibrationSpec
 from quantkit.calibration.text.samples import source_length, with_random
-from quantkit.calibration.text.spec import CalibrationSpec, prepare_samples
+from quantkit.calibration.text.spec import prepare_samples
 from quantkit.calibration.walk import refit as refitting
 from quantkit.calibration.walk.fisher import SEED as FISHER_SEED
 from quantkit.calibration.walk.fisher import downstream

@@ -13,9 +13,9 @@ import pytest
 from walks import TINY
 
 from quantkit.calibration.inputs import open_calibration_model
+from quantkit.calibration.text.asked import CalibrationSpec
 from quantkit.calibration.text.spec import (
     ANY_TOKEN,
-    CalibrationSpec,
     embedding_rows,
     last_position,
     longest_context,

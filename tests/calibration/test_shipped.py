@@ -14,9 +14,10 @@ import pytest
 from commands import quantkit
 from walks import TINY
 
+from quantkit.calibration.text.asked import CalibrationSpec
 from quantkit.calibration.text.data import load_texts
 from quantkit.calibration.text.shipped import FILE, data_path
-from quantkit.calibration.text.spec import CalibrationSpec, prepare_samples
+from quantkit.calibration.text.spec import prepare_samples
 from quantkit.calibration.text.templates import ChatTemplate
 from quantkit.errors import InputError
 from quantkit.pipeline.request import Request

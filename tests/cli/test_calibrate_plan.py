@@ -10,7 +10,7 @@ from checkpoints import build
 from commands import TINY
 
 from quantkit.calibration.inputs import scratch_for
-from quantkit.calibration.text.spec import CalibrationSpec
+from quantkit.calibration.text.asked import CalibrationSpec
 from quantkit.families.known import family_named
 from quantkit.machine import memory_limit_bytes
 from quantkit.pipeline.calibrate_plan import (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +16,7 @@ from quantkit.errors import InputError, QuantkitError, UnsupportedError
 from quantkit.formats.containers.compressed_tensors_layout import CompressedLayout
 from quantkit.formats.containers.gptq import GPTQLayout
 from quantkit.formats.containers.packed import PackedTensor
-from quantkit.formats.containers.stored import Stored, declared, stored_modules
+from quantkit.formats.containers.stored import PLAIN, Stored, declared, stored_modules, undeclared
 from quantkit.formats.containers.table import readings
 from quantkit.qtypes.schemes.integers import Integers
 from quantkit.qtypes.schemes.minifloat import Float8
@@ -276,3 +278,26 @@ def test_a_long_state_is_not_read():
     infos[name] = TensorInfo(name, "U8", (1 << 40,), 1 << 40)
     with pytest.raises(QuantkitError, match="at most 4,096 bytes"):
         stored_modules(declared({"quantization_config": said_by("nf4-64")}, {}), infos, tensors.__getitem__)
+
+
+@pytest.mark.parametrize("method", readings())
+def test_no_tensor_that_tells_of_a_method_ends_as_plain_weights_do(method: str) -> None:
+    """Checkpoints whose names all end like those are plain, without a look at any container."""
+    reading = readings()[method]
+    endings = [ending for ending, *_ in (*reading.unsaid, *reading.untold)]
+    assert [ending for ending in endings if ending.endswith(PLAIN)] == []
+    for ending in endings:
+        try:
+            assert undeclared([f"{Q}.weight", f"{Q}{ending}"])
+        except InputError as error:
+            assert ending in error.message
+
+
+def test_plain_weights_need_no_container() -> None:
+    code = """
+import sys
+from quantkit.formats.containers.stored import undeclared
+assert undeclared(["a.weight", "a.bias"]) is None
+assert "quantkit.formats.containers.gptq" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,20 +1,19 @@
-"""What a calibration is asked for, and the samples that this means for a checkpoint. Imports no torch.
+"""The samples that what a calibration is asked for means for a checkpoint. Imports no torch.
 
 CalibrationSpec -> prepare_samples -> Samples -> open_calibration_model -> walk_blocks
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from quantkit.calibration.text.data import load_texts, model_tokens, require_readable
+from quantkit.calibration.text.asked import SEQLEN, CalibrationSpec
+from quantkit.calibration.text.data import load_texts, model_tokens
 from quantkit.calibration.text.samples import Samples, joined_texts, select_samples, shipped_windows
 from quantkit.calibration.text.shipped import DEFAULT
 from quantkit.calibration.text.templates import read_chat_template
 from quantkit.calibration.text.warnings import SKIPPED, data_warnings
-from quantkit.errors import InputError, UsageError, require_choice
+from quantkit.errors import InputError, UsageError
 from quantkit.events import Sink, Warned, ignore
 from quantkit.families.describe import find_family, shape_of
 from quantkit.families.hparams import Hparams, nested_part
@@ -24,58 +23,14 @@ from quantkit.source import Checkpoint
 from quantkit.source.base import require_runnable
 from quantkit.units import counted
 
-# 128 windows of 512 tokens: the window that llama-imatrix cuts by default, so the same file gives both the same
-# tokens, and twice the tokens that MIN_TOKENS asks for. Time and activations grow with the product; longer
-# windows teach long contexts, and are worth their time only with documents that fill them.
-SAMPLES, SEQLEN = 128, 512
 FISHER_TOKENS = 1 << 14  # of all the text that gradients are taken of: more change little
 WIDENING_TOKENS = 1 << 15  # of the shipped text that widens other text
 ELSEWHERE_TOKENS = 1 << 14  # of text of other kinds that what types cost is judged by, too
 FISHER_SHARE = 8  # tokens for each dimension of the gradients of an embedding: twice as many change little
 REFIT_STEPS, REFIT_STEP_TOKENS = 30, 2048  # that norms are fitted in: half the steps gain half, docs/benchmarks.md
 REFIT_KEPT_BYTES = 1 << 30  # of the file's blocks, which stay in memory meanwhile where they take no more
-DEVICES = ("cpu", "cuda")
-ACTIVATIONS = ("auto", "memory", "disk")
-STATISTICS = ".safetensors"  # the suffix of a file of them
 ANY_TOKEN = 1 << 31
 EMBEDDING = ".embed_tokens.weight"
-
-
-@dataclass(frozen=True)
-class CalibrationSpec:
-    """The options of a calibration. `data` are files, "hf://" data sets or "default" (the shipped text), in order.
-
-    `samples` windows of `seqlen` tokens (None: SEQLEN, or as many as the model has positions for) are run on `device`.
-    `activations` says where they lie between blocks. What decides the result is `data`, `samples`, `seqlen` and the
-    kind of device; the rest only how it is reached.
-    """
-
-    data: tuple[str, ...]
-    samples: int = SAMPLES
-    seqlen: int | None = None
-    device: str = "cpu"
-    threads: int | None = None
-    activations: str = "auto"
-    offline: bool = False
-
-    @property
-    def reads_statistics(self) -> bool:
-        """Whether `data` names a file of what a model saw, instead of text."""
-        return any(name.endswith(STATISTICS) for name in self.data)
-
-    def check(self) -> None:
-        """Raise UsageError for options that make no sense, UnsupportedError for data that nothing installed reads,
-        before anything is opened."""
-        if not self.data:
-            raise UsageError(
-                "no calibration data", key="data", hint="default, or a file of text, JSON Lines or parquet"
-            )
-        for name, value, least in (("samples", self.samples, 1), ("seqlen", self.seqlen, 2)):
-            if value is not None and value < least:
-                raise UsageError(f"--{name} {value}", key=name, hint=f"{least} or more")
-        for name, given, known in (("device", self.device, DEVICES), ("activations", self.activations, ACTIVATIONS)):
-            require_choice(f"--{name}", given.partition(":")[0], known)
-        require_readable(self.data)
 
 
 def prepare_samples(checkpoint: Checkpoint, spec: CalibrationSpec, emit: Sink = ignore) -> Samples:

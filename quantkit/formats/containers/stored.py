@@ -38,6 +38,8 @@ NOT_WEIGHTS = (
 
 INPUT_SCALES = ".pre_quant_scale"  # AWQ of ModelOpt: factors of inputs that no plain checkpoint has a place for
 
+# How names of plain weights end: none of a container's own tensors ends like that.
+PLAIN = (".weight", ".bias")
 V = TypeVar("V", np.float32, np.uint8)
 ReadPart = Callable[[StoredPart, int, int], U8]  # the bytes of a part at [first, last) of its axis, of all without one
 ReadSmall = Callable[[str], PackedTensor]
@@ -66,7 +68,9 @@ def undeclared(names: Iterable[str]) -> Mapping[str, Any] | None:
 
     Raises InputError where they are quantized and it takes a configuration to read them.
     """
-    seen = list(names)
+    seen = [name for name in names if not name.endswith(PLAIN)]
+    if not seen:
+        return None  # no container is asked, nor imported
     for reading in readings().values():
         for ending, said in reading.unsaid:
             if any(name.endswith(ending) for name in seen):
