@@ -157,7 +157,7 @@ def counts_of(inputs: Mapping[str, torch.Tensor], outputs: Mapping[str, torch.Te
     return (1 + weights * energy.sum(1, keepdim=True) / (weights * energy).sum(1, keepdim=True)).detach()
 
 
-@pytest.mark.parametrize("name", ["llama-untied-gqa", "phi3", "gemma2"])
+@pytest.mark.parametrize("name", ["llama-untied-gqa", "phi3", "gemma2", "olmo2"])
 def test_statistics_equal_hooks_on_the_whole_model(name: str, tmp_path: Path) -> None:
     """Sums of what linears read; in the products of what attention reads, tokens count as its gradients say."""
     folder = build(name, tmp_path)
