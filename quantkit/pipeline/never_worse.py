@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 STAGE = "guard"
 TOKENS = 4096  # of text that was not calibrated with, that both files are measured on
-IMPORTANCE_TOKENS = 4096  # of the calibration text, that the importance matrix is of: more change little
+IMPORTANCE_TOKENS = 2048  # of the calibration text, that the importance matrix is of: more change little
 FIRST_TOKENS = 2048  # of TOKENS that are measured on first, in windows enough for a standard error
 BEYOND_DOUBT = 6.0  # standard errors of the difference: the rest of the text is then not needed
 FEEDBACK, CLASSIC = "feedback", "classic"

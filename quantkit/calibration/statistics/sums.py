@@ -10,9 +10,9 @@ what `total` would do first, so one run over all samples equals merged runs over
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import partial, reduce
 from itertools import groupby
 from operator import add, itemgetter
 
@@ -142,20 +142,26 @@ class Chunk:
 
 def accumulate(into: Mapping[str, Accumulator], chunks: Sequence[Chunk], workers: Workers) -> None:
     """Add chunks, in their order, to the accumulators of their sites. A task is never split over threads."""
+    workers.map(lambda task: task(), adding(into, chunks))
 
-    def add(task: tuple[str, int | None]) -> None:
-        site, number = task
-        if number is not None:
-            into[site].add_band(number, [chunk.weighed.get(site, chunk.inputs[site]) for chunk in chunks])
-            return
+
+def adding(into: Mapping[str, Accumulator], chunks: Sequence[Chunk]) -> list[Callable[[], None]]:
+    """What adds chunks, in their order, to the accumulators of their sites: tasks that may run side by side."""
+    if not chunks:
+        return []
+
+    def moments(site: str) -> None:
         for chunk in chunks:
             into[site].add(chunk.inputs[site])
+
+    def products(site: str, number: int) -> None:
+        into[site].add_band(number, [chunk.weighed.get(site, chunk.inputs[site]) for chunk in chunks])
 
     grams = {site: a.sums.gram for site, a in into.items()}
     bands = [(site, n) for site, gram in grams.items() if gram is not None for n in range(len(gram.bands))]
     # the first bands of a matrix are the longest, and what is left at the end should be short
     bands.sort(key=lambda task: into[task[0]].sums.cols - BAND * task[1], reverse=True)
-    workers.map(add, [*bands, *((site, None) for site in into)])
+    return [*(partial(products, *task) for task in bands), *(partial(moments, site) for site in into)]
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from quantkit.calibration.statistics.sums import SPAN, Accumulator, Chunk, Part, Site, Sums, accumulate, joined
+from quantkit.calibration.statistics.sums import SPAN, Accumulator, Chunk, Part, Site, Sums, accumulate, adding, joined
 from quantkit.calibration.text.samples import Samples
 from quantkit.calibration.walk.reach import Far, far_sites, token_weights
 from quantkit.calibration.walk.resident import NOTHING, Outputs, Resident, Wanted, first_non_finite
@@ -22,6 +23,7 @@ from quantkit.errors import NonFiniteError
 CHUNK_TOKENS = {"cpu": 1024, "cuda": 8192}
 DAMAGED = "the weights are damaged, or too large for float32: look at the tensor with quantkit inspect"
 INNER_BYTES = 1 << 29  # inner activations of all chunks in flight
+WEIGHED = 4  # behind the first span one sample in so many has its tokens weighed, and stands for the others
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,14 @@ def collect(work: Pass, sought: Sought) -> dict[str, tuple[Part, ...]]:
     parts: dict[str, tuple[Part, ...]] = {site.name: () for site in sites}
     for span in _spans(len(work.hidden), first):
         into = {site.name: Accumulator(site.cols, gram=gram, device=device) for site in sites}
+        taken: list[Chunk] = []
         for wave in _waves(work, span):
-            accumulate(into, work.workers.map(lambda chunk: _taken(work, chunk, sought), wave), work.workers)
+            # what was taken before is added up beside, so that no thread waits for the end of either
+            taken = work.workers.map_beside(partial(_taken, work, sought=sought), wave, adding(into, taken))
+            if work.workers.pool is None:  # nothing is beside, and what was taken lies on the device
+                accumulate(into, taken, work.workers)
+                taken = []
+        accumulate(into, taken, work.workers)
         for name, accumulator in into.items():
             part = Part(plan, first + span.start, first + span.stop, accumulator.sums)
             _check_sums(by_name[name], part.sums, work)
@@ -117,9 +125,8 @@ def cache_peaks(work: Pass) -> tuple[float, float] | None:
 
 
 def sites_of(work: Pass) -> tuple[Site, ...]:
-    """The block's linears grouped by what they read, in the order of use: seen on the first chunk."""
-    chunk = next(_chunks(work, slice(0, len(work.hidden))))
-    return work.workers.map(work.resident.sites, [work.sequences(chunk)])[0]
+    """The block's linears grouped by what they read, in the order of use: seen on the first sample."""
+    return work.workers.map(work.resident.sites, [work.sequences(slice(1))])[0]
 
 
 def far_of(work: Pass, sites: Sequence[Site]) -> tuple[Far, ...]:
@@ -134,16 +141,37 @@ def chunk_samples(seqlen: int, device: torch.device) -> int:
     return min(SPAN, 1 << (fitting.bit_length() - 1))
 
 
-def _taken(work: Pass, chunk: slice, sought: Sought) -> Chunk:
+def _taken(work: Pass, chunk: slice, *, sought: Sought) -> Chunk:
     counts = _counts(work, chunk, sought.far) if sought.far else {}
     inputs = _replace(work, chunk, sought.wanted) if sought.final else work.run(chunk, sought.wanted)[1]
     return Chunk(inputs, {site: inputs[site] * count.sqrt().unsqueeze(1) for site, count in counts.items()})
 
 
 def _counts(work: Pass, chunk: slice, far: Sequence[Far]) -> dict[str, Tensor]:
+    """How often tokens count at far sites, (tokens,); nothing where those of no sample are weighed."""
     samples = range(work.samples.start + chunk.start, work.samples.start + chunk.stop)
     seeds = [sample for sample in samples for _ in range(work.calls)]
-    return token_weights(work.resident, work.sequences(chunk), far, seeds)
+    weighed = [number for number, sample in enumerate(seeds) if _stands_for(sample)]
+    if not weighed:
+        return {}
+    own = [seeds[number] for number in weighed]
+    found = token_weights(work.resident, work.sequences(chunk)[weighed], far, own)
+    shares = torch.tensor([[_stands_for(sample)] for sample in own], device=work.device)
+    return {site: _of_all(counts.reshape(len(own), -1), shares, weighed, len(seeds)) for site, counts in found.items()}
+
+
+def _of_all(counts: Tensor, shares: Tensor, weighed: Sequence[int], sequences: int) -> Tensor:
+    """The counts of all tokens of a chunk, (tokens,), from those of its `weighed` sequences (n, tokens)."""
+    found = counts.new_ones((sequences, counts.shape[1]))
+    found[weighed] += shares * (counts - 1)
+    return found.reshape(-1)
+
+
+def _stands_for(sample: int) -> int:
+    """How many samples the weights of this one's tokens are taken for, 0 where they are not looked for."""
+    if sample < SPAN:
+        return 1
+    return 0 if sample % WEIGHED else WEIGHED
 
 
 def _replace(work: Pass, chunk: slice, wanted: Wanted) -> dict[str, Tensor]:
@@ -174,10 +202,10 @@ def _chunks(work: Pass, span: slice) -> Iterator[slice]:
 
 
 def _waves(work: Pass, span: slice) -> Iterator[list[slice]]:
-    """The chunks of a span in groups that are in flight together."""
+    """The chunks of a span in groups: until one is done none of the next begins."""
     chunks = list(_chunks(work, span))
     chunk_bytes = chunk_samples(work.hidden.shape[1], work.device) * work.hidden.shape[1] * work.token_bytes
-    together = max(1, min(work.workers.count, INNER_BYTES // max(chunk_bytes, 1)))
+    together = max(1, min(work.workers.wave, INNER_BYTES // max(chunk_bytes, 1)))
     for start in range(0, len(chunks), together):
         wave = chunks[start : start + together]
         yield wave

@@ -19,6 +19,8 @@ import torch
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+WAVE = 2  # items for each thread that are given at once: the fewer waves, the less threads wait for each other
+
 
 @dataclass(frozen=True)
 class Workers:
@@ -27,11 +29,30 @@ class Workers:
     count: int
     pool: ThreadPoolExecutor | None
 
+    @property
+    def wave(self) -> int:
+        """How many items to give at once where not all are given."""
+        return 1 if self.pool is None else WAVE * self.count
+
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """The results in the order of `items`. The first exception is raised here."""
         if self.pool is None:
             return [function(item) for item in items]
         return list(self.pool.map(function, items))
+
+    def map_beside(
+        self, function: Callable[[Item], Result], items: Iterable[Item], others: Iterable[Callable[[], None]]
+    ) -> list[Result]:
+        """The same, with other tasks that begin when all items have begun, and end before this returns."""
+        if self.pool is None:
+            results = self.map(function, items)
+            self.map(lambda task: task(), others)
+            return results
+        found = self.pool.map(function, items)
+        beside = self.pool.map(lambda task: task(), others)
+        results = list(found)
+        list(beside)
+        return results
 
 
 @contextmanager

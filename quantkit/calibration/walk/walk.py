@@ -85,7 +85,7 @@ class BlockView:
 
     @cached_property
     def sites(self) -> tuple[Site, ...]:
-        """The linears grouped by what they read, in the order in which the block reads them (runs one chunk)."""
+        """The linears grouped by what they read, in the order in which the block reads them (runs one sample)."""
         return sites_of(self._pass(self._activations.candidate))
 
     @cached_property
