@@ -66,9 +66,9 @@ def test_counts_are_of_the_sample_alone_and_double_its_energy() -> None:
     looked_at(TINY, look)
 
 
-def test_behind_the_first_span_one_sample_in_four_counts_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_behind_the_first_span_one_sample_in_two_counts_for_both(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passes, "SPAN", 4)
-    shares = torch.tensor([1, 1, 1, 1, 4, 0, 0, 0, 4, 0])
+    shares = torch.tensor([1, 1, 1, 1, 2, 0, 2, 0, 2, 0])
 
     def look(block, work) -> None:
         [far] = far_of(work, block.sites)

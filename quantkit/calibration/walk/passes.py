@@ -23,7 +23,7 @@ from quantkit.errors import NonFiniteError
 CHUNK_TOKENS = {"cpu": 1024, "cuda": 8192}
 DAMAGED = "the weights are damaged, or too large for float32: look at the tensor with quantkit inspect"
 INNER_BYTES = 1 << 29  # inner activations of all chunks in flight
-WEIGHED = 4  # behind the first span one sample in so many has its tokens weighed, and stands for the others
+WEIGHED = 2  # behind the first span one sample in so many has its tokens weighed, and stands for the others
 
 
 @dataclass(frozen=True)
