@@ -10,10 +10,8 @@ from checkpoints import build
 from walks import TINY, logits_after, model_of, windows
 
 from quantkit.calibration.statistics.sums import Site
-from quantkit.calibration.walk import passes
 from quantkit.calibration.walk.passes import far_of
 from quantkit.calibration.walk.reach import _counts, token_weights
-from quantkit.calibration.walk.resident import Wanted
 
 READ = {
     "llama-untied-gqa": {"q_proj", "k_proj", "v_proj"},
@@ -64,22 +62,6 @@ def test_counts_are_of_the_sample_alone_and_double_its_energy() -> None:
         assert inputs.gram.diagonal().sum() == pytest.approx(2 * float(inputs.squares.sum()), rel=1e-5)
 
     looked_at(TINY, look)
-
-
-def test_behind_the_first_span_one_sample_in_two_counts_for_both(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passes, "SPAN", 4)
-    shares = torch.tensor([1, 1, 1, 1, 2, 0, 2, 0, 2, 0])
-
-    def look(block, work) -> None:
-        [far] = far_of(work, block.sites)
-        name = far.site.name
-        [counts] = token_weights(work.resident, work.hidden, [far], range(len(shares))).values()
-        _, inputs = work.resident.run(work.hidden, Wanted(frozenset({name}), only=True))
-        weighed = inputs[name] * (1 + shares.repeat_interleave(24) * (counts - 1)).sqrt().unsqueeze(1)
-        found = block.statistics([name], hessian=True).total(name).gram
-        assert torch.allclose(found.full(), weighed.T @ weighed, rtol=1e-4, atol=1e-4 * float(found.diagonal().max()))
-
-    looked_at(TINY, look, count=len(shares))
 
 
 def test_counts_do_not_depend_on_the_size_of_gradients() -> None:

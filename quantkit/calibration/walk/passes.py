@@ -23,7 +23,6 @@ from quantkit.errors import NonFiniteError
 CHUNK_TOKENS = {"cpu": 1024, "cuda": 8192}
 DAMAGED = "the weights are damaged, or too large for float32: look at the tensor with quantkit inspect"
 INNER_BYTES = 1 << 29  # inner activations of all chunks in flight
-WEIGHED = 2  # behind the first span one sample in so many has its tokens weighed, and stands for the others
 
 
 @dataclass(frozen=True)
@@ -148,30 +147,9 @@ def _taken(work: Pass, chunk: slice, *, sought: Sought) -> Chunk:
 
 
 def _counts(work: Pass, chunk: slice, far: Sequence[Far]) -> dict[str, Tensor]:
-    """How often tokens count at far sites, (tokens,); nothing where those of no sample are weighed."""
     samples = range(work.samples.start + chunk.start, work.samples.start + chunk.stop)
     seeds = [sample for sample in samples for _ in range(work.calls)]
-    weighed = [number for number, sample in enumerate(seeds) if _stands_for(sample)]
-    if not weighed:
-        return {}
-    own = [seeds[number] for number in weighed]
-    found = token_weights(work.resident, work.sequences(chunk)[weighed], far, own)
-    shares = torch.tensor([[_stands_for(sample)] for sample in own], device=work.device)
-    return {site: _of_all(counts.reshape(len(own), -1), shares, weighed, len(seeds)) for site, counts in found.items()}
-
-
-def _of_all(counts: Tensor, shares: Tensor, weighed: Sequence[int], sequences: int) -> Tensor:
-    """The counts of all tokens of a chunk, (tokens,), from those of its `weighed` sequences (n, tokens)."""
-    found = counts.new_ones((sequences, counts.shape[1]))
-    found[weighed] += shares * (counts - 1)
-    return found.reshape(-1)
-
-
-def _stands_for(sample: int) -> int:
-    """How many samples the weights of this one's tokens are taken for, 0 where they are not looked for."""
-    if sample < SPAN:
-        return 1
-    return 0 if sample % WEIGHED else WEIGHED
+    return token_weights(work.resident, work.sequences(chunk), far, seeds)
 
 
 def _replace(work: Pass, chunk: slice, wanted: Wanted) -> dict[str, Tensor]:

@@ -12,8 +12,7 @@ reach far (the input of attention's output projection):
     w[t] = sum over the site's linears of |g[t]|^2,   g = J^T u,  u ~ N(0, 1)
 
 with J the Jacobian from the linear's output at all tokens to that input. A Hessian is then X^T (1 + c w) X, c such that
-both terms have the same trace, sample by sample. Of many samples some stand for others (`passes`): these gradients take
-half as long as the block itself.
+both terms have the same trace, sample by sample.
 """
 
 from __future__ import annotations
