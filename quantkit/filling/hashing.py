@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 READ_BYTES = 8 << 20
 LEAD_BYTES = 1 << 30  # how far the hash may run ahead of the quantizer: what is read stays in the page cache
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
-FILES_AHEAD = 8
+FILES_AHEAD = 4
 
 
 def hash_ahead(source: str) -> SourceHasher:
@@ -35,9 +35,9 @@ def hash_ahead(source: str) -> SourceHasher:
     With nothing where `source` is no folder, or what is in it cannot be opened as it is: whoever opens the source says
     what is wrong. Links are not followed.
     """
-    folder = os.path.realpath(os.path.expanduser(source))  # noqa: PTH111 - Path.expanduser raises for an unknown user
     found: list[InputFile] = []
     with suppress(OSError, ValueError):
+        folder = os.path.realpath(os.path.expanduser(source))  # noqa: PTH111 - Path's raises for an unknown user
         for name in sorted(filter(WEIGHTS.fullmatch, os.listdir(folder))):  # noqa: PTH208
             if len(found) < FILES_AHEAD and sum(file.nbytes for file in found) < LEAD_BYTES:
                 with suppress(QuantkitError):
@@ -127,20 +127,23 @@ class SourceHasher:
         if file.opened is None:
             from quantkit.storage import hash_file  # few sources have such files
 
+            self._pace(0)
             return hash_file(Path(file.path), self._pace)
         return self._hash_opened(file.opened)
 
     def _hash_opened(self, file: InputFile) -> str:
         digest = hashlib.sha256()
         for start in range(0, file.nbytes, READ_BYTES):
+            self._pace(0)
+            if file.stamp in self._unwanted:
+                raise _StoppedError
             stop = min(start + READ_BYTES, file.nbytes)
             digest.update(file.read_apart(start, stop).data)
             self._pace(stop - start)
-            if file.stamp in self._unwanted:
-                raise _StoppedError
         return digest.hexdigest()
 
     def _pace(self, nbytes: int) -> None:
+        """Count bytes that were hashed, and wait until more may be. Raises where nobody waits for them any more."""
         with self._condition:
             self._hashed += nbytes
             self._condition.wait_for(lambda: self._stopped or self._hashed <= self._allowed)

@@ -98,7 +98,7 @@ def convert(
     were taken at it; one that differs raises ExistsError unless `output.force`. An interrupted or failed run leaves a
     job folder beside the target from which the same request resumes; a run that rejects its input leaves nothing.
     Of several recipes each has its own fate: when one fails the others are made, and BatchError says which. A `hasher`
-    that has begun with the source goes on.
+    that has begun with the source goes on, and is closed at the end.
     """
     require_checked(output.engine)
     recipes = load_recipes(request.recipes)

@@ -26,7 +26,8 @@ from quantkit.filling.hashing import SourceHasher
 from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.plan.describe import describe_source
 from quantkit.source import SourceFile, open_source
-from quantkit.untrusted import open_input
+from quantkit.tensors import U8
+from quantkit.untrusted import InputFile, open_input
 
 WEIGHTS = "model.safetensors"
 
@@ -229,6 +230,46 @@ def test_nothing_is_begun_with_where_there_is_nothing_to_begin_with(kind: str, m
         weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12\n")
     with quantkit.hash_ahead(said.get(kind, kind if kind[0] in "~h" else str(folder))) as hasher:
         assert not hasher._ahead
+
+
+@pytest.mark.parametrize("source", ["model", "~nobody/model", "hf://org/model", "", "a\0b", "a\ud800"])
+def test_nothing_is_begun_with_in_a_folder_that_is_gone_or_under_no_name(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with quantkit.hash_ahead(source) as hasher:
+        assert not hasher._ahead
+
+
+def test_an_early_end_reads_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many files wait for their turn."""
+    files, read, go = [], [], threading.Event()
+    for number in range(20):
+        (tmp_path / str(number)).write_bytes(bytes(100))
+        opened = open_input(tmp_path / str(number))
+        files.append(SourceFile(str(number), str(tmp_path / str(number)), 100, weights=True, opened=opened))
+    whole = InputFile.read_apart
+
+    def reading(self: InputFile, start: int, stop: int) -> U8:
+        read.append(self.path.name)
+        go.wait(10)
+        return whole(self, start, stop)
+
+    monkeypatch.setattr(InputFile, "read_apart", reading)
+    hasher = SourceHasher(files)
+    closing_thread = threading.Thread(target=hasher.close)
+    while not read:
+        time.sleep(0.01)
+    closing_thread.start()
+    while not hasher._stopped:
+        time.sleep(0.01)
+    go.set()
+    closing_thread.join()
+    assert read == ["0"]
+    for file in files:
+        file.opened.close()
 
 
 def hashing_threads() -> list[threading.Thread]:
