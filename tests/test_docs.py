@@ -202,7 +202,7 @@ def answers(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "quantkit.bench/1", quantkit("bench", file, *short, "--json").json
     yield "quantkit.report/1", quantkit("report", file, "--out", folder / "r.html", "--json").json
     measured = ["--calib", folder / "a.txt", "--samples", 2, "--seqlen", 16]
-    yield "quantkit.sensitivity/1", quantkit("sensitivity", TINY, *measured, "--json").json
+    yield "quantkit.sensitivity/2", quantkit("sensitivity", TINY, *measured, "--json").json
     yield "quantkit.sensitivity_plan/1", quantkit("sensitivity", TINY, *measured, "--dry-run", "--json").json
     yield "quantkit.recommend/1", quantkit("recommend", TINY, "--json").json
     yield "quantkit.tune/1", quantkit("tune", TINY, "--to", "q8_0", "--dry-run", "--json").json

@@ -134,7 +134,7 @@ class _Run:
         """Let go of what is left: workers ask it to save its work."""
         left = [future for _, future, _ in self._futures.values()]
         self._futures.clear()
-        with suppress(OSError, RuntimeError, TimeoutError):
+        with suppress(OSError, RuntimeError, TimeoutError, ValueError):
             if left and self._client.status == "running":
                 self._client.cancel(left)
 
@@ -197,8 +197,8 @@ def _result(future: Future) -> str | None:
     """The result of a future that has ended; None where the worker that had it is gone."""
     try:
         return str(future.result(timeout=ANSWER_S))
-    except (OSError, TimeoutError, CancelledError, futures.CancelledError):
-        return None
+    except (OSError, TimeoutError, CancelledError, futures.CancelledError, ValueError):
+        return None  # ValueError is tornado's, where a connection ends before TLS has begun
 
 
 def _runs(ledger: Ledger, task: str, key: str) -> bool:

@@ -77,7 +77,7 @@ def guard(prepared: Prepared, plan: Plan, paths: Sequence[Path], threads: int | 
         elsewhere, expected = inputs.elsewhere(prepared.checkpoint), plan.allocation.get("elsewhere")
         if elsewhere is not None and expected is not None:
             measured["elsewhere"] = other = _lost(sides, elsewhere, threads, emit, many=True)
-            value = float(expected["predicted_kld"]) if _is_of(expected, elsewhere) else None
+            value = float(expected["predicted_kld"]) if like and _is_of(expected, elsewhere) else None
             said += f"; {_words(other, 'text of other kinds, most of it', value)}"
     emit(StageFinished("measure", 0.0, said))
     return {**plan.allocation, "measured": measured}

@@ -347,7 +347,7 @@ OUTPUTS: dict[str, Any] = {
     "quantkit.calibration/1": Calibration,
     "quantkit.quantize/1": Quantize,
     "quantkit.pack/1": Pack,
-    "quantkit.sensitivity/1": Sensitivity,
+    "quantkit.sensitivity/2": Sensitivity,
     "quantkit.sensitivity_plan/1": SensitivityPlan,
     "quantkit.verify/1": Verify,
     "quantkit.eval/1": Eval,

@@ -68,7 +68,7 @@ class Rounded:
 class Judged:
     """Nats per token by tensor and type. `error` is the standard error, over windows of the text, of the sum that the
     plan's own types cost; None for text of one window. `perplexity` is how well the model itself reads the windows
-    that count: what types cost rises with it."""
+    that count."""
 
     costs: dict[str, dict[str, float]]
     error: float | None

@@ -21,7 +21,7 @@ from quantkit.report.records import Count, Name, Positive, Sha256
 from quantkit.report.sealed import MAX_RECORD_BYTES, MAX_RECORD_VALUES, checked, seal
 from quantkit.untrusted import parse_json_object, read_bounded, shown
 
-SCHEMA = "quantkit.sensitivity/1"
+SCHEMA = "quantkit.sensitivity/2"
 HINT = "the file is damaged or of another version: measure again with quantkit sensitivity SRC --calib default"
 Nats = Annotated[float, Meta(ge=0, le=1e9)]
 Perplexity = Annotated[float, Meta(ge=1, le=1e300)]

@@ -3,6 +3,7 @@ of classes make of texts, on small random encoders (`encoder_table`)."""
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 from collections.abc import Callable
@@ -16,6 +17,9 @@ import gguf
 import pytest
 from commands import quantkit
 
+from quantkit.calibration.walk.classes import load_classes
+from quantkit.calibration.walk.model import open_model
+from quantkit.errors import InputError
 from quantkit.evaluation.engine_check import check_llama_cpp
 from quantkit.evaluation.source_run import SourceRun
 from quantkit.families.model import Model, Rows
@@ -80,6 +84,15 @@ def test_scores_of_a_language_model_that_judges_are_not_compared(tmp_path: Path)
     assert ran.status == 0, ran.stderr
     assert "1 - cosine" in ran.stdout
     assert "its scores are not compared" in ran.stdout
+
+
+@pytest.mark.parametrize(("key", "value"), [("classifier_activation", "nope"), ("classifier_pooling", "max")])
+def test_settings_of_a_head_that_make_no_sense_are_refused_by_name(key: str, value: str, tmp_path: Path) -> None:
+    source = encoder_table.build("modernbert-reranker", tmp_path)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, key: value}))
+    with closing(open_source(str(source))) as opened, pytest.raises(InputError, match=f"config.json: .*{value}"):
+        load_classes(open_model(opened), 1)
 
 
 def test_of_what_does_not_run_here_tokens_alone_are_asked(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from quantkit.calibration.statistics.sums import Linear
 from quantkit.calibration.walk.model import BlockModel
 from quantkit.calibration.walk.resident import Resident, load_parameters
+from quantkit.calibration.walk.settings import sensible_settings
 from quantkit.calibration.walk.weights import held_by, locate
 
 # Model types whose heads llama.cpp computes as transformers does: in DistilBERT's it has tanh in the place of ReLU.
@@ -36,18 +37,19 @@ class _Given(nn.Module):
 
 def load_classes(model: BlockModel, labels: int) -> Resident | None:
     """What makes scores (1, labels) of the vectors (1, tokens, hidden) of a text; None for a head that is computed
-    otherwise elsewhere. Raises InputError for a checkpoint without its tensors."""
+    otherwise elsewhere. Raises InputError for a checkpoint without its tensors, and for settings that make no sense."""
     from transformers import AutoModelForSequenceClassification
 
     config = copy.deepcopy(model.skeleton.model.config)
     if config.model_type not in JUDGING:
         return None
     config.num_labels = labels
-    for key in SETTINGS:
-        if type(value := model.checkpoint.config.get(key)) is type(getattr(config, key, None)):
-            setattr(config, key, value)
-    with torch.device("meta"):
-        whole: Any = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    with sensible_settings():
+        for key in SETTINGS:
+            if type(value := model.checkpoint.config.get(key)) is type(getattr(config, key, None)):
+                setattr(config, key, value)
+        with torch.device("meta"):
+            whole: Any = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     setattr(whole, whole.base_model_prefix, _Given(getattr(whole.base_model, "pooler", None)))
     whole.eval()
     load_parameters(model.checkpoint, whole, "", [name for name, _ in whole.named_parameters()], model.device)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
 from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
@@ -289,3 +290,20 @@ def _require_no_limits(settings: Mapping[str, Any]) -> None:
 def _contradiction(key: str, what: str, hint: str | None = None) -> InputError:
     hint = hint or "config.json and the weights are not of the same model"
     return InputError(f"config.json: {key} {what}", key=key, path="config.json", hint=hint)
+
+
+@contextmanager
+def sensible_settings() -> Iterator[None]:
+    """Whatever transformers says about bad settings while a class is built of them becomes one InputError."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        yield
+    except (
+        ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, AssertionError,
+        StrictDataclassError,
+    ) as error:  # fmt: skip
+        reason = next(reversed(str(error).strip().splitlines()), type(error).__name__)
+        what = "transformers does not know " if isinstance(error, KeyError) else ""  # such errors say a name alone
+        message = f"config.json: {what}{shown(reason, 200)}"
+        raise InputError(message, path="config.json", hint="download config.json again") from error

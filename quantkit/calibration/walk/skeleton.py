@@ -26,7 +26,7 @@ from quantkit.calibration.walk.handing import HandedOn, all_of
 from quantkit.calibration.walk.headed import KINDS, headed, one_table, positions_of
 from quantkit.calibration.walk.lookups import look_up
 from quantkit.calibration.walk.paired import SHARING, ask, is_paired, paired, predicted, with_distances
-from quantkit.calibration.walk.settings import model_settings
+from quantkit.calibration.walk.settings import model_settings, sensible_settings
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.describe import find_family
 from quantkit.families.heads import stored_head
@@ -165,9 +165,7 @@ def cache_class(block: nn.Module) -> Any:
 
 
 def _build(kind: str, settings: Mapping[str, Any], *, vectors: bool) -> Any:
-    """The model's class on the meta device, without the head of an encoder that gives `vectors`. Whatever transformers
-    says about bad numbers becomes one error."""
-    from huggingface_hub.errors import StrictDataclassError
+    """The model's class on the meta device, without the head of an encoder that gives `vectors`."""
     from transformers import (
         CONFIG_MAPPING,
         MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -181,7 +179,7 @@ def _build(kind: str, settings: Mapping[str, Any], *, vectors: bool) -> Any:
     if kind not in CONFIG_MAPPING:
         message = f'transformers does not know model_type "{shown(str(kind))}"'
         raise UnsupportedError(message, key="model_type", path="config.json", hint="update transformers")
-    try:
+    with sensible_settings():
         text = CONFIG_MAPPING[kind].sub_configs.get("text_config")  # of a model with vision that says all at its root
         config = text(**settings) if text else AutoConfig.for_model(kind, **settings)
         with torch.device("meta"):
@@ -197,14 +195,6 @@ def _build(kind: str, settings: Mapping[str, Any], *, vectors: bool) -> Any:
                 attn_implementation="sdpa" if _fuses(config, MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]) else "eager",
                 trust_remote_code=False,
             )
-    except (
-        ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, AssertionError,
-        StrictDataclassError,
-    ) as error:  # fmt: skip
-        reason = next(reversed(str(error).strip().splitlines()), type(error).__name__)
-        what = "transformers does not know " if isinstance(error, KeyError) else ""  # such errors say a name alone
-        message = f"config.json: {what}{shown(reason, 200)}"
-        raise InputError(message, path="config.json", hint="download config.json again") from error
 
 
 def _fuses(config: Any, model: Any) -> bool:

@@ -43,7 +43,8 @@ class Workers:
     def map_beside(
         self, function: Callable[[Item], Result], items: Iterable[Item], others: Iterable[Callable[[], None]]
     ) -> list[Result]:
-        """The same, with other tasks that begin when all items have begun, and end before this returns."""
+        """The same, with other tasks that begin when all items have begun, and end before this returns; where an
+        item raises, they are not waited for."""
         if self.pool is None:
             results = self.map(function, items)
             self.map(lambda task: task(), others)

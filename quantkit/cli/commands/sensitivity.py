@@ -89,7 +89,7 @@ def sensitivity(
     with StopSignal(session.note) as stop:
         found = quantkit.sensitivity(request, out, force=force, emit=session.emit, stop=stop).sensitivity
     lines = [*ranking(found, len(found.tensors) if everything else RANKED, width), "", *drawn(found, width)]
-    session.result("quantkit.sensitivity/1", found.as_json, lines)
+    session.result("quantkit.sensitivity/2", found.as_json, lines)
 
 
 def ranking(found: Sensitivity, shown: int, width: int) -> list[str]:
