@@ -63,7 +63,8 @@ def connected(setup: Setup) -> Iterator[Client]:
         with _quiet():
             yield client
     finally:
-        client.close(timeout=CONNECT_S)
+        with suppress(OSError, ValueError, TimeoutError):  # of a client that looks for a scheduler that is gone
+            client.close(timeout=CONNECT_S)
 
 
 @contextmanager

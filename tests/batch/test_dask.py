@@ -72,6 +72,26 @@ def test_a_scheduler_without_workers_is_said_before_models_are_opened(tmp_path: 
         open_place("dask", setup(tmp_path, address=empty.scheduler_address))
 
 
+@pytest.mark.parametrize("said", [ValueError("IOStream is not idle"), OSError("closed"), TimeoutError()])
+def test_a_client_that_looks_for_a_scheduler_that_is_gone_ends_quietly(
+    said: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its own looking raised, Dask raises when it is closed: outcomes have been told by then."""
+    whole = distributed.Client.close
+
+    def closed(self: Any, timeout: Any = None) -> None:
+        whole(self, timeout)
+        raise said
+
+    with distributed.LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None, silence_logs=50) as empty:
+        with (
+            monkeypatch.context() as patch,
+            dask_cluster.connected(setup(tmp_path, address=empty.scheduler_address)) as client,
+        ):
+            patch.setattr(distributed.Client, "close", closed)
+        assert client.status == "closed"
+
+
 class Greeting(socketserver.BaseRequestHandler):
     """A server of another kind, which speaks first."""
 
