@@ -251,7 +251,7 @@ class Killer(threading.Thread):
         self.ended = threading.Event()
 
     def run(self) -> None:
-        while self.killed < self.most and not self.ended.wait(self.dice.uniform(1.0, 3.0)):
+        while self.killed < self.most and not self.ended.wait(self.dice.uniform(0.3, 1.2)):
             nanny = self.dice.choice(list(self.cluster.workers.values()))
             with suppress(ProcessLookupError, AttributeError):
                 if nanny.pid:
