@@ -22,6 +22,7 @@ MODERN_BERT = "modern-bert"
 RENAME = "the name is the model card's, else `_name_or_path` of config.json, else the folder's"
 
 CODE = "engine-differs"
+GELU = ("gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_python", "gelu_fast")
 ROPE_BASE = 10000.0  # rope_freq_base_train of llama_hparams, where the file has no key
 STRETCHED = frozenset({"linear", "yarn", "llama3"})  # kinds of rope scaling with a factor
 GEMMA2_27B_LAYERS, GEMMA3_27B_LAYERS = 46, 62  # the sizes whose attention llama.cpp scales by hidden / heads
@@ -73,7 +74,7 @@ def name_warnings(architecture: str, metadata: Sequence[KeyValue]) -> tuple[tupl
 
 
 def activation(key: str, *known: str) -> Assumption:
-    """The MLP's nonlinearity, which config.json names under `key`, is the first of `known`; the others are the same."""
+    """A nonlinearity, which config.json names under `key`, is the first of `known`; the others are the same."""
     return lambda hparams: _activation(hparams, key, known)
 
 
@@ -89,7 +90,7 @@ def gelu_tanh(hparams: Hparams) -> str | None:
 
 def gelu(hparams: Hparams) -> str | None:
     """MLPs without a gate use GELU, in either form."""
-    return _activation(hparams, "hidden_act", ("gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_python", "gelu_fast"))
+    return _activation(hparams, "hidden_act", GELU)
 
 
 def _activation(hparams: Hparams, key: str, known: tuple[str, ...]) -> str | None:

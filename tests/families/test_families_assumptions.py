@@ -105,6 +105,15 @@ def test_what_differs_is_named(model: str) -> None:
     assert words in message
 
 
+@pytest.mark.parametrize(("said", "told"), [(None, False), ("gelu", False), ("relu", True), ("silu", True)])
+def test_what_the_head_of_a_reranker_computes_is_named(said: str | None, told: bool) -> None:
+    family, _ = find_family({"architectures": ["ModernBertForSequenceClassification"]})
+    config = {} if said is None else {"classifier_activation": said}
+    found = list(engine_warnings(family.assumes, read_hparams(config, family.defaults["modernbert"])))
+    words = f'llama.cpp will compute something else: classifier_activation is "{said}", it computes gelu'
+    assert found == ([("engine-differs", words)] if told else [])
+
+
 @pytest.mark.parametrize("value", [False, True, "4096", [], {}, float("nan"), 10**400])
 def test_odd_numbers_are_not_refused(value: object) -> None:
     odd = {"query_pre_attn_scalar": value, "attn_logit_softcapping": value, "sliding_window": value}

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from quantkit.families import encoders, keys
+from quantkit.families import assumptions, encoders, keys
 from quantkit.families.encoders import LABELS, NO_HEAD
 from quantkit.families.folds import Fold
 from quantkit.families.hparams import Hparams
@@ -106,6 +106,7 @@ MODERN_BERT_CLASSIFIER = replace(
         T("classifier.weight", "cls.output.weight", Role.OTHER, f"{LABELS} hidden_size", bias=ALWAYS),
     ),
     drop=(),
+    assumes=(assumptions.activation("classifier_activation", *assumptions.GELU),),
 )
 
 FAMILIES = (MODERN_BERT, MODERN_BERT_CLASSIFIER)
