@@ -66,8 +66,8 @@ class Rounded:
 
 @dataclass(frozen=True)
 class Judged:
-    """Nats per token by tensor and type. `error` is the standard error, over windows of the text, of the sum that the
-    plan's own types cost; None for text of one window. `perplexity` is how well the model itself reads the windows
+    """Nats per token by tensor and type. `error` is the standard error, over parts of the text, of the sum that the
+    plan's own types cost; None for text of one part. `perplexity` is how well the model itself reads the windows
     that count."""
 
     costs: dict[str, dict[str, float]]
@@ -77,7 +77,8 @@ class Judged:
 
 class Judging:
     """Watches one text go there and back (`calibration.walk.fisher`), and adds up what it costs: all its windows, or
-    the middle half of them where it is of `many` kinds (`tuning.middle`)."""
+    the middle half of them where it is of `many` kinds (`tuning.middle`). Where experts mix the tokens of windows that
+    run together, these are one part of the text: put aside, and drawn for the standard error, as one."""
 
     def __init__(
         self, model: BlockModel, rounded: Rounded, text: Samples, require: Callable[[], None], *, many: bool = False
@@ -89,6 +90,7 @@ class Judging:
         self._scored: int = seqlen - model.skeleton.predicts_from(seqlen)
         step = chunk_samples(seqlen, model.device)
         self._likelihoods = np.zeros(text.tokens.shape)  # their logarithms, of the token behind each
+        self._parts = np.arange(windows)  # of the text that can be told apart: which one each window is in
         self._chunks = [slice(first, min(first + step, windows)) for first in range(0, windows, step)]
         if rounded.head is not None:
             self._read = model.new_activations((text.tokens.size, rounded.head.unit.tensor.cols))
@@ -135,12 +137,15 @@ class Judging:
         return found
 
     def add(self, index: int, results: Sequence[dict[int, Any]]) -> None:
-        """Keep what a block's probes saw, by window; those of a chunk that cannot be told apart have equal shares."""
+        """Keep what a block's probes saw, by window; those of a chunk that cannot be told apart have equal shares, and
+        are one part from then on."""
         for number, probe in enumerate(self._rounded.probes.get(index, ())):
             found = np.zeros((len(self._text.tokens), probe.width))
             for chunk, one in zip(self._chunks, results, strict=True):
                 if number in one:
                     found[chunk] = one[number] * (len(one[number]) / (chunk.stop - chunk.start))
+                    if len(one[number]) < chunk.stop - chunk.start:
+                        self._parts = np.repeat(np.arange(len(self._chunks)), [c.stop - c.start for c in self._chunks])
             self._found.append(_Found(probe.unit, found, probe.cost))
 
     def embedding(self, gradients: Tensor) -> None:
@@ -163,15 +168,16 @@ class Judging:
             if embedding is not None:
                 squares = self._of_embedding(pool, embedding, found, fitted)
                 self._found.append(_Found(embedding.unit.name, squares, _of_table))
-        own = self._of_own_types()
-        counted = middle(own) if self._many else np.ones(len(own), bool)
+        own = np.bincount(self._parts, self._of_own_types()) / np.bincount(self._parts)
+        kept = middle(own) if self._many else np.ones(len(own), bool)
+        counted = kept[self._parts]
         costs: dict[str, F64] = {}
         for one in self._found:
             cost = one.cost(one.squares[counted], int(np.count_nonzero(counted)) * self._scored)
             costs[one.unit] = costs.get(one.unit, np.zeros(len(cost))) + cost
         types = self._rounded.types
         by_type = {name: dict(zip(types[name], map(float, costs[name]), strict=True)) for name in sorted(costs)}
-        return Judged(by_type, standard_error(own, counted), self._perplexity(counted))
+        return Judged(by_type, standard_error(own, kept), self._perplexity(counted))
 
     def _perplexity(self, counted: Mask) -> float | None:
         """Of the tokens of these windows; None where none is predicted."""

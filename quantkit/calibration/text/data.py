@@ -95,6 +95,8 @@ def load_texts(spec: str, template: ChatTemplate | None = None, *, offline: bool
         return _texts(streamed.rows, streamed.name, digest.hexdigest(), template)
     path = found.path if found else data_path(spec)
     name = found.name if found else utf8(path.name).decode()  # goes into records and files
+    if name == DEFAULT and spec != DEFAULT:
+        name = f"./{DEFAULT}"  # somebody's own text
     data = read_bounded(path, MAX_BYTES)
     _require_text(path, data)
     sha256 = hashlib.sha256(data).hexdigest()
