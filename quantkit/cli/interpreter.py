@@ -13,7 +13,7 @@ import sys
 OBJECTS_AT_START, OBJECTS = 300_000, 20_000
 # How long a thread that runs Python keeps others waiting; Python's own number is 5 ms. Hashing needs Python for some
 # microseconds after each half of a millisecond without it: beside an import it would do a tenth of what it could.
-TURN_SECONDS = 0.0005
+TURN_SECONDS = 0.0001
 
 
 def begin() -> None:
