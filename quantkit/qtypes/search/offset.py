@@ -9,7 +9,7 @@ import numpy as np
 
 from quantkit.qtypes.search.compilation import compiled, inlined
 from quantkit.qtypes.search.groups import WIDTH
-from quantkit.qtypes.search.lanes import absolute, load, nearest_small, select, splat, store
+from quantkit.qtypes.search.lanes import absolute, load, select, splat, store, whole
 from quantkit.qtypes.search.tiles import INFINITY, ONE, ZERO, extremes, load_weighted
 
 
@@ -21,7 +21,7 @@ def _code(v, high):  # type: ignore[no-untyped-def]
     lie. There the builds of ggml differ: 0.25.3 clips last, the one in xllamacpp 2026.10 first, as here.
     """
     v = select(v > splat(ZERO, WIDTH), v, splat(ZERO, WIDTH))
-    return nearest_small(select(v > high, high, v))
+    return whole(select(v > high, high, v))
 
 
 @inlined
