@@ -307,20 +307,22 @@ def test_the_sums_of_any_file_fit_into_memory() -> None:
     assert sums.around(5, 6, 10**13) == (0, sums.block)
 
 
-def nh(data: bytes, key: np.ndarray) -> int:
-    """The sum of a block as RFC 4418 defines it (one iteration of NH), but for the pairing of the words and squares of
-    the second ones."""
-    words = np.frombuffer(data.ljust(key.nbytes, b"\0"), "<u4").tolist()
-    keyed = [(word + k) % 2**32 for word, k in zip(words, key.tolist(), strict=True)]
-    return sum(a * b + 2**32 * b * b for a, b in zip(keyed[::2], keyed[1::2], strict=True)) % 2**64 or 1
+def summed(data: bytes, keys: np.ndarray) -> int:
+    """The sum of a block, word by word: each under its key, and what lies half a word further under another."""
+    padded = data.ljust(8 * keys.shape[1], b"\0") + bytes(4)
+    found = 0
+    for at, (key, other) in enumerate(keys.T.tolist()):
+        found += key * int.from_bytes(padded[8 * at : 8 * at + 8], "little")
+        found += other * int.from_bytes(padded[8 * at + 4 : 8 * at + 12], "little")
+    return found % 2**64 or 1
 
 
 @pytest.mark.parametrize("nbytes", [1, 7, LEAST_BYTES, 17 * LEAST_BYTES, 33 * LEAST_BYTES + 5])
-def test_sums_are_nh_of_every_block(nbytes: int) -> None:
+def test_every_block_has_its_own_sum(nbytes: int) -> None:
     sums, data = BlockSums(nbytes), np.random.default_rng(nbytes).bytes(nbytes)
     assert sums.agree(0, np.frombuffer(data, np.uint8).copy())
     blocks = [data[at : at + LEAST_BYTES] for at in range(0, nbytes, LEAST_BYTES)]
-    assert sums._sums.tolist() == [nh(block, sums._key) for block in blocks]
+    assert sums._sums.tolist() == [summed(block, sums._keys) for block in blocks]
 
 
 def swapped(block: np.ndarray, step: int) -> np.ndarray:
@@ -334,8 +336,22 @@ def signs(block: np.ndarray) -> np.ndarray:
     return changed
 
 
+def high(block: np.ndarray) -> np.ndarray:
+    """The top bit of one word turned around: what sums with even factors do not see."""
+    changed = block.copy()
+    changed[8 * 5 + 7] ^= 0x80
+    return changed
+
+
+def last(block: np.ndarray) -> np.ndarray:
+    """The last byte changed, which lies in no word that begins half a word later."""
+    changed = block.copy()
+    changed[-1] ^= 1
+    return changed
+
+
 @pytest.mark.parametrize(
-    "change", [lambda b: swapped(b, 4), lambda b: swapped(b, 8), lambda b: swapped(b, 4096), signs]
+    "change", [lambda b: swapped(b, 4), lambda b: swapped(b, 8), lambda b: swapped(b, 4096), signs, high, last]
 )
 def test_what_plain_sums_do_not_see_is_a_change(change) -> None:
     block = np.random.default_rng(1).integers(0, 256, LEAST_BYTES, dtype=np.uint8)
