@@ -2,7 +2,8 @@
 
 Makes a synthetic Llama checkpoint (276 M parameters: hidden 2048, FFN 8192, 4 layers, vocabulary 8000, BF16), then
 runs, alternating, `quantkit convert` and `convert_hf_to_gguf.py --outtype bf16` followed by `llama-quantize`, each
-as a fresh process on the same cores. Prints medians and the ratio of every pair of runs.
+as a fresh process on the same cores; floats are what the converter writes alone. Prints medians and the ratio of every
+pair of runs.
 
     python scripts/bench_convert.py --llama-cpp DIR [--recipes q4_k_m,q6_k] [--runs 5] [--memory] [--json]
 
@@ -34,6 +35,7 @@ REPOSITORY = Path(__file__).parent.parent
 TOKENIZER = REPOSITORY / "tests" / "data" / "docs-llama-tiny"
 HIDDEN, FFN, LAYERS, VOCAB, HEADS, KV_HEADS = 2048, 8192, 4, 8000, 16, 4
 GROWTH = 8
+FLOATS = ("bf16", "f16", "f32")  # what the converter writes alone
 CHUNK = 1 << 20  # small: Linux starts a child's peak memory at what its parent holds when it is made
 
 
@@ -120,6 +122,8 @@ def quantkit_command(source: Path, recipe: str, out: Path) -> list[str]:
 def peer_commands(tree: Path, source: Path, recipe: str, work: Path) -> list[list[str]]:
     middle = work / "middle.gguf"
     convert = [sys.executable, str(tree / "convert_hf_to_gguf.py"), str(source), "--outfile", str(middle)]
+    if recipe in FLOATS:
+        return [[*convert, "--outtype", recipe]]
     quantize = [str(tree / "build/bin/llama-quantize"), str(middle), str(work / "peer.gguf"), recipe.upper()]
     return [[*convert, "--outtype", "bf16"], [*quantize, str(len(os.sched_getaffinity(0)))]]
 
@@ -154,7 +158,7 @@ def compare(work: Path, source: Path, recipe: str, tree: Path | None, runs: int)
         if tree:
             theirs.append(measure(peer_commands(tree, source, recipe, work)))
             (work / "middle.gguf").unlink()
-            (work / "peer.gguf").unlink()
+            (work / "peer.gguf").unlink(missing_ok=True)
         for leftover in work.glob(f"ours-{number}.*"):
             leftover.unlink()
     result: dict[str, object] = {
@@ -197,7 +201,7 @@ def growth(work: Path, recipe: str) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--llama-cpp", type=Path)
-    parser.add_argument("--recipes", default="q4_k_m,q6_k,q3_k_m,q8_0")
+    parser.add_argument("--recipes", default="q4_k_m,q6_k,q3_k_m,q8_0,bf16")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--json", action="store_true")
