@@ -17,12 +17,33 @@ DAMAGED = (
 )  # fmt: skip
 
 
+FORM = "without empty environments"  # of what is kept; code that was kept in another is compiled again
+
+
+class _Kept(caching.CompileResultCacheImpl):  # type: ignore[misc]
+    """What is kept of a loop: its machine code, without environments of numba's own functions that hold nothing.
+
+    An environment is where compiled code finds Python objects. To read one, numba imports the module of its function:
+    twenty, with all that Python's texts can do, for `np.empty`.
+    """
+
+    def reduce(self, compiled: Any) -> tuple[Any, ...]:
+        *code, environments = super().reduce(compiled)
+        own = compiled.environment
+        return (*code, tuple(each for each in environments if each is own or each.consts))
+
+
 class KeptCache(caching.FunctionCache):  # type: ignore[misc]  # numba offers no other way
     """Numba's cache, which is a help and no more: what cannot be written or read back is compiled again.
 
     Reading machine code needs numba's runtime, and nothing of what compiling needs: a hundred modules about everything
     that a loop might call, which the compiler imports by itself where there is no code on the disk.
     """
+
+    _impl_class = _Kept
+
+    def _index_key(self, signature: Any, codegen: Any) -> tuple[Any, ...]:
+        return (*super()._index_key(signature, codegen), FORM)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         rtsys.initialize(target_context)

@@ -72,6 +72,34 @@ def widened() -> list[str]:
     return subprocess.run([sys.executable, "-c", READ], check=True, capture_output=True, text=True).stdout.split()
 
 
+ALLOCATING = """
+import sys
+import numpy as np
+from quantkit.qtypes.kept import kept
+@kept()
+def last(values):
+    copy = np.empty(values.size, np.float32)
+    for i in range(values.size):
+        copy[i] = values.reshape(-1)[i]
+    return copy[-1]
+print(last(np.float32([[1, 2], [3, 4]])), "numba.np.arrayobj" in sys.modules)
+"""
+
+
+def test_code_that_is_read_back_needs_no_module_of_a_function_that_it_calls(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Twenty modules for an array that a loop makes for itself: a twentieth of a second."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    path = tmp_path / "last.py"
+    path.write_text(ALLOCATING)
+    compiled, read = (
+        subprocess.run([sys.executable, path], check=True, capture_output=True, text=True).stdout.split()
+        for _ in range(2)
+    )
+    assert (compiled, read) == (["4.0", "True"], ["4.0", "False"])
+
+
 DAMAGED: dict[str, Callable[[bytes], bytes]] = {
     "nothing": lambda kept: b"",
     "zeros": lambda kept: bytes(len(kept)),  # after a power cut
