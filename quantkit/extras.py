@@ -7,9 +7,11 @@ names, which a test compares.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 
 from quantkit.errors import UnsupportedError
 
@@ -58,6 +60,23 @@ def is_installed(module: str) -> bool:
         return find_spec(module) is not None
     except (ImportError, ValueError):  # blocked, or half loaded
         return False
+
+
+def installed_version(package: str) -> str:
+    """The version of a package, by the name it has in the index.
+
+    It is in the name of the folder that an installer leaves. importlib.metadata, which reads the file in that folder as
+    mail is read (a hundredth of a second), is asked where there is none; raises its PackageNotFoundError.
+    """
+    stem = package.replace("-", "_")
+    for folder in sys.path:
+        for found in Path(folder).glob(f"{stem}-*.dist-info"):
+            _, *version = found.name.removesuffix(".dist-info").split("-")
+            if len(version) == 1:
+                return version[0]
+    from importlib.metadata import version as said
+
+    return said(package)
 
 
 def install_command(names: Iterable[str]) -> str:

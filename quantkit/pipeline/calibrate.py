@@ -6,7 +6,6 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,7 @@ from quantkit.events import (
     ignore,
     never,
 )
-from quantkit.extras import RUN_MODELS, require_installed
+from quantkit.extras import RUN_MODELS, installed_version, require_installed
 from quantkit.filling.hashing import SourceHasher, require_published
 from quantkit.formats.gguf.imatrix import encode_imatrix_gguf, read_imatrix
 from quantkit.formats.gguf.imatrix_legacy import encode_imatrix_legacy
@@ -256,7 +255,7 @@ def _facts(plan: CalibratePlan, coverage: Coverage, seconds: float) -> dict[str,
         "coverage": coverage_facts(coverage),
         "warnings": [{"code": code, "message": message} for code, message in coverage.warnings],
         "tool": {"name": "quantkit", "version": __version__},
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in NAMED_VERSIONS}},
+        "versions": {"python": platform.python_version(), **{name: installed_version(name) for name in NAMED_VERSIONS}},
         "platform": f"{platform.system()} {platform.machine()}",
         "timings": {"calibrate_seconds": round(seconds, 3)},
     }

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from quantkit.calibration.text.shipped import data_path
 from quantkit.calibration.text.spec import prepare_samples, walked_width
 from quantkit.errors import QuantkitError, UsageError
 from quantkit.events import Sink, Warned, ignore
+from quantkit.extras import installed_version
 from quantkit.families.describe import find_family
 from quantkit.families.linears import roles_of
 from quantkit.families.model import Model
@@ -92,7 +92,10 @@ class CalibratePlan:
             "kind": self.kind.value,
             "hessian": self.hessian,
             "device": self.request.spec.device.partition(":")[0],
-            "versions": {"quantkit": __version__, **{name: version(name) for name in ("torch", "transformers")}},
+            "versions": {
+                "quantkit": __version__,
+                **{name: installed_version(name) for name in ("torch", "transformers")},
+            },
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

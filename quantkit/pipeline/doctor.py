@@ -8,11 +8,11 @@ import shutil
 import sys
 from dataclasses import dataclass
 from datetime import date
-from importlib import metadata
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 from quantkit.consumers import RULES, stale
-from quantkit.extras import EXTRAS, install_command, is_installed
+from quantkit.extras import EXTRAS, install_command, installed_version, is_installed
 from quantkit.machine import core_count, memory_limit_bytes
 from quantkit.report.text import size
 from quantkit.units import counted
@@ -95,8 +95,8 @@ def _packages() -> list[Finding]:
 
 def _version(package: str) -> str | None:
     try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
+        return installed_version(package)
+    except PackageNotFoundError:
         return None
 
 

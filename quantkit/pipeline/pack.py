@@ -9,7 +9,6 @@ import os
 import platform
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +17,7 @@ import msgspec
 from quantkit import qtypes
 from quantkit.errors import InputError, UsageError
 from quantkit.events import Published, Sink, ignore
+from quantkit.extras import installed_version
 from quantkit.jsontext import dump_json
 from quantkit.pipeline.outputs import (
     Artifact,
@@ -110,7 +110,7 @@ def layer_facts(plan: Plan, job: Job) -> dict[str, Any]:
 
 
 def _versions(packages: Sequence[str]) -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    return {"python": platform.python_version(), **{name: installed_version(name) for name in packages}}
 
 
 def with_hashes(draft: Manifest, job: Job) -> Manifest:

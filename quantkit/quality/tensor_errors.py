@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
 from math import inf, isfinite, log10, sqrt
 
 import numpy as np
 
 from quantkit.errors import UnsupportedError
+from quantkit.extras import installed_version
 from quantkit.qtypes import base
 from quantkit.qtypes.base import QuantType
 from quantkit.tensors import F32, U8
@@ -107,7 +107,7 @@ def undecodable(names: frozenset[str]) -> str | None:
     unknown = [name for name in sorted(names) if not _decodes(base.get(name))]
     if not unknown:
         return None
-    return f"the gguf package {version('gguf')} does not decode {', '.join(name.upper() for name in unknown)}"
+    return f"the gguf package {installed_version('gguf')} does not decode {', '.join(name.upper() for name in unknown)}"
 
 
 def _decodes(qtype: QuantType) -> bool:

@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
@@ -20,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from quantkit.errors import UnsupportedError, VerificationError
-from quantkit.extras import require_installed
+from quantkit.extras import installed_version, require_installed
 from quantkit.tensors import F32
 from quantkit.untrusted import shown
 
@@ -47,7 +46,7 @@ def require_llamacpp() -> Path:
     for path in found:
         if path.is_file():
             return path
-    what = f"the installed {PACKAGE} {version(PACKAGE)} has no {LIBRARY}"
+    what = f"the installed {PACKAGE} {installed_version(PACKAGE)} has no {LIBRARY}"
     raise UnsupportedError(what, hint=f"pip install --upgrade --force-reinstall {PACKAGE}", key=PACKAGE)
 
 
@@ -60,7 +59,7 @@ class LlamaCpp:
         """Load `path`. Raises UnsupportedError without xllamacpp, VerificationError when llama.cpp rejects the file."""
         library = require_llamacpp()
         self.path = path
-        self.version = version(PACKAGE)
+        self.version = installed_version(PACKAGE)
         script = Path(__file__).with_name("llamacpp_process.py")
         numbers = (context, sequences, threads)
         # -I: neither the environment nor the current folder chooses what is imported
