@@ -42,6 +42,7 @@ from quantkit.qtypes.search.lanes import (
     transpose,
     truncated,
 )
+from quantkit.qtypes.search.octets import store_bytes, store_nearest
 from quantkit.qtypes.search.planes import Plane, pack_planes, unpack_planes
 
 SEARCHED = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "iq4_xs",
@@ -151,6 +152,26 @@ def test_lanes_round_as_the_reference_does_for_every_input():
     whole = np.where(np.abs(x) < 2.0**31, np.trunc(x), 0)
     assert np.array_equal(out[2], whole.astype(F32))
     assert np.array_equal(integers, whole.astype(np.int32))
+
+
+@pytest.mark.parametrize("low, high", [(0, 3), (-4, 3), (-32, 31), (0, 63)])
+def test_codes_round_and_clip_as_the_reference_does_for_every_input(low, high):
+    """Beyond 2**22 the reference's odd integers decide which end of the range a code gets: +inf the lowest."""
+
+    @njit(nogil=True, error_model="numpy")
+    def probe_codes(x, low, high, codes):
+        store_nearest(codes, 0, load(x, 0, 16), low, high)
+        store_bytes(codes, 16, truncated(load(x, 0, 16)))
+
+    odd = np.array([*EDGES, np.nan, np.inf, -np.inf, *np.arange(-40, 71) / 2, 4194303.5, -6e6], F32)
+    odd = np.resize(odd, -(-odd.size // 16) * 16)
+    for x in odd.reshape(-1, 16):
+        codes = np.empty(32, np.uint8)
+        probe_codes(x, low, high, codes)
+        bits = (x + F32(12582912)).view(np.int32) & 0x7FFFFF
+        assert np.array_equal(codes[:16], np.clip(bits - 0x400000, low, high) - low)
+        whole = np.where(np.abs(x) < 2.0**31, np.trunc(x), 0)
+        assert np.array_equal(codes[16:], whole.astype(np.int64) & 255)
 
 
 def test_lanes_round_each_operation_and_compare_like_c():

@@ -10,7 +10,7 @@ Plain numpy at the surface, which imports the compiled loops beneath it when the
                      numbers of these vectors; lattice_signed.py: IQ2 and IQ3, lattice_ternary.py: IQ1
 
     compilation.py   how loops are compiled, and when the result may be used again
-    lanes.py         vectors of float32 as numba values: one lane, one group
+    lanes.py         vectors of float32 as numba values: one lane, one group; octets.py: codes as bytes
     tiles.py         groups arranged in lanes, their weights, ordered sums
     signed.py        search A: one signed scale; descent.py: search B, the same with codes changed one by one
     offset.py        search C: scale and minimum

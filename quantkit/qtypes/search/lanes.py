@@ -61,11 +61,11 @@ def _floats(width: int) -> ir.VectorType:
     return ir.VectorType(ir.FloatType(), width)
 
 
-def _ints(width: int) -> ir.VectorType:
+def ints(width: int) -> ir.VectorType:
     return ir.VectorType(I32, width)
 
 
-def _constant(vector: ir.VectorType, value: float) -> ir.Constant:
+def constant(vector: ir.VectorType, value: float) -> ir.Constant:
     return ir.Constant(vector, [value] * vector.count)
 
 
@@ -112,18 +112,18 @@ def splat(_context: Any, value: Any, width: Any) -> Any:
     lanes = Lanes(width.literal_value)
 
     def emit(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return _splat(builder, args[0], _floats(lanes.width))
+        return splatted(builder, args[0], _floats(lanes.width))
 
     return lanes(types.float32, width), emit
 
 
-def _splat(builder: Any, value: Any, vector: Any) -> Any:
+def splatted(builder: Any, value: Any, vector: Any) -> Any:
     empty = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(empty, value, ir.Constant(I32, 0))
-    return builder.shuffle_vector(first, empty, _constant(_ints(vector.count), 0))
+    return builder.shuffle_vector(first, empty, constant(ints(vector.count), 0))
 
 
-def _address(context: Any, builder: Any, array: Any, value: Any, at: Any, vector: Any) -> Any:
+def pointer(context: Any, builder: Any, array: Any, value: Any, at: Any, vector: Any) -> Any:
     data = context.make_array(array)(context, builder, value).data
     return builder.bitcast(builder.gep(data, [at]), vector.as_pointer())
 
@@ -134,7 +134,7 @@ def load(_context: Any, array: Any, at: Any, width: Any) -> Any:
     lanes = Lanes(width.literal_value)
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        address = _address(context, builder, signature.args[0], args[0], args[1], _floats(lanes.width))
+        address = pointer(context, builder, signature.args[0], args[0], args[1], _floats(lanes.width))
         value = builder.load(address)
         value.align = 4
         return value
@@ -147,7 +147,7 @@ def store(_context: Any, array: Any, at: Any, value: Any) -> Any:
     """Write the lanes to elements [at, at + width) of a C-contiguous float32 array."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        address = _address(context, builder, signature.args[0], args[0], args[1], _floats(value.width))
+        address = pointer(context, builder, signature.args[0], args[0], args[1], _floats(value.width))
         builder.store(args[2], address).align = 4
         return context.get_dummy_value()
 
@@ -157,58 +157,14 @@ def store(_context: Any, array: Any, at: Any, value: Any) -> Any:
 @intrinsic
 def store_int32(_context: Any, array: Any, at: Any, value: Any) -> Any:
     """Write lanes that hold integers to elements [at, at + width) of a C-contiguous int32 array."""
-    vector = _ints(value.width)
+    vector = ints(value.width)
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        address = _address(context, builder, signature.args[0], args[0], args[1], vector)
+        address = pointer(context, builder, signature.args[0], args[0], args[1], vector)
         builder.store(builder.fptosi(args[2], vector), address).align = 4
         return context.get_dummy_value()
 
     return types.none(array, types.intp, value), emit
-
-
-@intrinsic(prefer_literal=True)
-def store_merged(_context: Any, codes: Any, at: Any, span: Any, shift: Any, bits: Any, raw: Any, to: Any) -> Any:
-    """Write 16 bytes to raw[to:], byte i made of bits [shift, shift + bits) of codes at + i + k * span, k = 0, 1, ...
-
-    codes is int32; k = 0 has the lowest bits of the byte. `bits` is a literal 1, 2 or 4.
-    """
-    width, step = 16, bits.literal_value
-
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        vector = _ints(width)
-        right = _splat(builder, builder.trunc(args[3], I32), vector)
-        merged = None
-        for k in range(8 // step):
-            offset = builder.add(args[1], builder.mul(args[2], ir.Constant(ir.IntType(64), k)))
-            code = builder.load(_address(context, builder, signature.args[0], args[0], offset, vector))
-            code.align = 4
-            part = builder.and_(builder.lshr(code, right), _constant(vector, (1 << step) - 1))
-            part = builder.shl(part, _constant(vector, step * k))
-            merged = part if merged is None else builder.or_(merged, part)
-        octets = ir.VectorType(ir.IntType(8), width)
-        address = _address(context, builder, signature.args[5], args[5], args[6], octets)
-        builder.store(builder.trunc(merged, octets), address).align = 1
-        return context.get_dummy_value()
-
-    return types.none(codes, types.intp, types.intp, types.intp, bits, raw, types.intp), emit
-
-
-@intrinsic
-def store_bits(_context: Any, codes: Any, at: Any, shift: Any, raw: Any, to: Any) -> Any:
-    """Write 4 bytes to raw[to:], little-endian, bit i being bit `shift` of code at + i, for 32 int32 codes."""
-    width = 32
-
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        vector = _ints(width)
-        code = builder.load(_address(context, builder, signature.args[0], args[0], args[1], vector))
-        code.align = 4
-        moved = builder.lshr(code, _splat(builder, builder.trunc(args[2], I32), vector))
-        word = builder.bitcast(builder.trunc(moved, ir.VectorType(ir.IntType(1), width)), I32)
-        builder.store(word, _address(context, builder, signature.args[3], args[3], args[4], I32)).align = 1
-        return context.get_dummy_value()
-
-    return types.none(codes, types.intp, types.intp, raw, types.intp), emit
 
 
 @intrinsic
@@ -250,7 +206,7 @@ def total(_context: Any, value: Any) -> Any:
         found, width = args[0], value.width
         while width > 1:
             width //= 2
-            low, high = (ir.Constant(_ints(width), [start + k for k in range(width)]) for start in (0, width))
+            low, high = (ir.Constant(ints(width), [start + k for k in range(width)]) for start in (0, width))
             found = builder.fadd(builder.shuffle_vector(found, found, low), builder.shuffle_vector(found, found, high))
         return builder.extract_element(found, ir.Constant(I32, 0))
 
@@ -262,8 +218,8 @@ def absolute(_context: Any, value: Any) -> Any:
     """Clear the sign bit."""
 
     def emit(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        bits = builder.bitcast(args[0], _ints(value.width))
-        return builder.bitcast(builder.and_(bits, _constant(bits.type, 0x7FFFFFFF)), args[0].type)
+        bits = builder.bitcast(args[0], ints(value.width))
+        return builder.bitcast(builder.and_(bits, constant(bits.type, 0x7FFFFFFF)), args[0].type)
 
     return value(value), emit
 
@@ -283,9 +239,9 @@ def square_root(_context: Any, value: Any) -> Any:
 
 def _rounded_bits(builder: Any, value: Any, keep: int) -> Any:
     """Bits of 2**23 + (low bits `keep` of the rounded value's mantissa)."""
-    bits = builder.bitcast(builder.fadd(value, _constant(value.type, ROUND_MAGIC)), _ints(value.type.count))
-    kept = builder.and_(bits, _constant(bits.type, keep))
-    return builder.bitcast(builder.or_(kept, _constant(bits.type, TWO_TO_23_BITS)), value.type)
+    bits = builder.bitcast(builder.fadd(value, constant(value.type, ROUND_MAGIC)), ints(value.type.count))
+    kept = builder.and_(bits, constant(bits.type, keep))
+    return builder.bitcast(builder.or_(kept, constant(bits.type, TWO_TO_23_BITS)), value.type)
 
 
 @intrinsic
@@ -298,7 +254,7 @@ def nearest(_context: Any, value: Any) -> Any:
 
     def emit(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         rounded = _rounded_bits(builder, args[0], MANTISSA)
-        return builder.fsub(rounded, _constant(args[0].type, ROUND_MAGIC))
+        return builder.fsub(rounded, constant(args[0].type, ROUND_MAGIC))
 
     return value(value), emit
 
@@ -308,7 +264,7 @@ def nearest_small(_context: Any, value: Any) -> Any:
     """Nearest integer, ties to even, as float32, of values below 2**22 in magnitude."""
 
     def emit(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        magic = _constant(args[0].type, ROUND_MAGIC)
+        magic = constant(args[0].type, ROUND_MAGIC)
         return builder.fsub(builder.fadd(args[0], magic), magic)
 
     return value(value), emit
@@ -336,7 +292,7 @@ def low_byte(_context: Any, value: Any) -> Any:
 
     def emit(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         rounded = _rounded_bits(builder, args[0], 0xFF)
-        return builder.fsub(rounded, _constant(args[0].type, TWO_TO_23))
+        return builder.fsub(rounded, constant(args[0].type, TWO_TO_23))
 
     return value(value), emit
 
@@ -348,12 +304,12 @@ def truncated(_context: Any, value: Any) -> Any:
     def emit(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         vector = args[0].type
         magnitude = builder.bitcast(
-            builder.and_(builder.bitcast(args[0], _ints(value.width)), _constant(_ints(value.width), 0x7FFFFFFF)),
+            builder.and_(builder.bitcast(args[0], ints(value.width)), constant(ints(value.width), 0x7FFFFFFF)),
             vector,
         )
-        fits = builder.fcmp_ordered("<", magnitude, _constant(vector, 2147483648.0))
-        safe = builder.select(fits, args[0], _constant(vector, 0.0))
-        return builder.sitofp(builder.fptosi(safe, _ints(value.width)), vector)
+        fits = builder.fcmp_ordered("<", magnitude, constant(vector, 2147483648.0))
+        safe = builder.select(fits, args[0], constant(vector, 0.0))
+        return builder.sitofp(builder.fptosi(safe, ints(value.width)), vector)
 
     return value(value), emit
 
@@ -375,8 +331,8 @@ def transpose(_context: Any, source: Any, starts: Any, column: Any, target: Any,
         for r in range(side):
             if not r & distance:
                 pair = rows[r], rows[r + distance]
-                out[r] = builder.shuffle_vector(*pair, ir.Constant(_ints(side), low))
-                out[r + distance] = builder.shuffle_vector(*pair, ir.Constant(_ints(side), high))
+                out[r] = builder.shuffle_vector(*pair, ir.Constant(ints(side), low))
+                out[r + distance] = builder.shuffle_vector(*pair, ir.Constant(ints(side), high))
         return out
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -385,14 +341,14 @@ def transpose(_context: Any, source: Any, starts: Any, column: Any, target: Any,
         for r in range(side):
             start = builder.load(builder.gep(first_row, [ir.Constant(ir.IntType(64), r)]))
             offset = builder.add(start, args[2])
-            row = builder.load(_address(context, builder, signature.args[0], args[0], offset, vector))
+            row = builder.load(pointer(context, builder, signature.args[0], args[0], offset, vector))
             row.align = 4
             rows.append(row)
         for distance in (8, 4, 2, 1):
             rows = exchange(builder, rows, distance)
         for i, row in enumerate(rows):
             offset = builder.add(args[4], builder.mul(args[5], ir.Constant(ir.IntType(64), i)))
-            builder.store(row, _address(context, builder, signature.args[3], args[3], offset, vector)).align = 4
+            builder.store(row, pointer(context, builder, signature.args[3], args[3], offset, vector)).align = 4
         return context.get_dummy_value()
 
     return types.none(source, starts, types.intp, target, types.intp, types.intp), emit

@@ -5,39 +5,55 @@ from __future__ import annotations
 import numpy as np
 
 from quantkit.qtypes.search.compilation import compiled, inlined
-from quantkit.qtypes.search.lanes import store_bits, store_merged
+from quantkit.qtypes.search.octets import store_bits, store_merged
+
+# Steps of loops are literals: counting the steps of another range takes a division, which is slower than a plane.
 
 
 @inlined
-def pack_block(codes, planes, raw, start):  # type: ignore[no-untyped-def]
-    """Write int32 codes (block,), counted from 0, to the planes of the block at byte `start` of flat `raw`."""
+def _pack_nibbles(codes, first, block, span, shift, raw, to):  # type: ignore[no-untyped-def]
+    """Write the bits [shift, shift + 4) of `block` codes from codes[first]."""
+    if span == 16:
+        for at in range(0, block, 32):
+            store_merged(codes, first + at, 16, shift, raw, to + at // 2, 4, 16)
+    elif span == 32:
+        for at in range(0, block, 64):
+            store_merged(codes, first + at, 32, shift, raw, to + at // 2, 4, 32)
+    else:
+        for at in range(0, block, 128):
+            store_merged(codes, first + at, 64, shift, raw, to + at // 2, 4, 64)
+
+
+@inlined
+def pack_block(codes, first, block, planes, raw, start):  # type: ignore[no-untyped-def]
+    """Write `block` codes from codes[first], uint8 counted from 0, to the planes of the block at byte `start` of raw.
+
+    raw is flat.
+    """
     for p in range(planes.shape[0]):
         to, bits, span, shift = start + planes[p, 0], planes[p, 1], planes[p, 2], planes[p, 3]
-        if span == 1:
-            for at in range(0, codes.size, 32):
-                store_bits(codes, at, shift, raw, to + at // 8)
-            continue
-        group = span * 8 // bits
-        for first in range(0, codes.size, group):
-            for i in range(0, span, 16):
-                if bits == 4:
-                    store_merged(codes, first + i, span, shift, 4, raw, to)
-                elif bits == 2:
-                    store_merged(codes, first + i, span, shift, 2, raw, to)
-                else:
-                    store_merged(codes, first + i, span, shift, 1, raw, to)
-                to += 16
+        if bits == 4:
+            _pack_nibbles(codes, first, block, span, shift, raw, to)
+        elif bits == 2:
+            for at in range(0, block, 128):
+                store_merged(codes, first + at, 32, shift, raw, to + at // 4, 2, 32)
+        elif span == 32:
+            for at in range(0, block, 256):
+                store_merged(codes, first + at, 32, shift, raw, to + at // 8, 1, 32)
+        else:
+            for at in range(0, block, 32):
+                store_bits(codes, first + at, shift, raw, to + at // 8)
 
 
 @compiled
 def pack_blocks(codes, low, planes, raw):  # type: ignore[no-untyped-def]
     """Write codes int16 (n, block), of which `low` is stored as 0, to the planes of raw (n, nbytes)."""
     n, block = codes.shape
-    counted, flat = np.empty(block, np.int32), raw.reshape(-1)
+    counted, flat = np.empty(block, np.uint8), raw.reshape(-1)
     for b in range(n):
         for i in range(block):
             counted[i] = codes[b, i] - low
-        pack_block(counted, planes, flat, b * raw.shape[1])
+        pack_block(counted, 0, block, planes, flat, b * raw.shape[1])
 
 
 # Unsigned indices and 16-bit arithmetic let LLVM vectorize the innermost loop.

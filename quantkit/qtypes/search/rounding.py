@@ -10,7 +10,8 @@ import numpy as np
 
 from quantkit.qtypes.search.compilation import compiled, inlined
 from quantkit.qtypes.search.groups import WIDTH
-from quantkit.qtypes.search.lanes import load, nearest, select, splat, store, store_int32, truncated
+from quantkit.qtypes.search.lanes import load, select, splat, store, truncated
+from quantkit.qtypes.search.octets import store_bytes, store_nearest
 from quantkit.qtypes.search.plane_loops import pack_block
 from quantkit.qtypes.search.tiles import ONE, ZERO, extremes, load_tile, signed_peak
 
@@ -22,12 +23,8 @@ MAGIC = np.float32(12582912.0)  # 1.5 * 2**23: see lanes.nearest
 @inlined
 def _divide_group(x, at, n, start, scale, low, high, codes, to):  # type: ignore[no-untyped-def]
     """clip(nearest((x - start) / scale), low, high) for the n weights at x[at:]."""
-    lowest, highest = splat(np.float32(low), STEP), splat(np.float32(high), STEP)
     for i in range(0, n, STEP):
-        q = nearest((load(x, at + i, STEP) - splat(start, STEP)) / splat(scale, STEP))
-        q = select(q < lowest, lowest, q)
-        q = select(q > highest, highest, q)
-        store_int32(codes, to + i, q - lowest)
+        store_nearest(codes, to + i, (load(x, at + i, STEP) - splat(start, STEP)) / splat(scale, STEP), low, high)
 
 
 @inlined
@@ -37,8 +34,8 @@ def _searched_group(x, at, n, origin, iscale, low, high, codes, to):  # type: ig
     for i in range(0, n, STEP):
         v = (load(x, at + i, STEP) - splat(origin, STEP)) * splat(iscale, STEP)
         v = select(v > lowest, v, lowest)
-        q = nearest(select(v > highest, highest, v))
-        store_int32(codes, to + i, lowest - lowest if iscale == ZERO else q - lowest)
+        v = select(v > highest, highest, v)
+        store_nearest(codes, to + i, lowest if iscale == ZERO else v, low, high)
 
 
 @compiled
@@ -46,26 +43,29 @@ def round_to_planes(x, scale, offset, iscale, origin, kept, low, high, planes, r
     """Codes on the grid (scale, offset). A group whose scale is zero keeps the codes of its search.
 
     Those follow from iscale and origin or, unless it is empty, are the next row of kept (k, n). An empty offset or
-    origin is zero.
+    origin is zero. A block is packed when the next one is rounded, so that nothing waits for codes on their way to
+    memory.
     """
     count, block = x.shape
     groups = scale.size // max(count, 1)
     n = block // max(groups, 1)
-    codes, flat, taken = np.empty(block, np.int32), raw.reshape(-1), 0
-    for b in range(count):
-        for j in range(groups):
-            g, at = b * groups + j, b * block + j * n
+    codes, flat, taken = np.empty(2 * block, np.uint8), raw.reshape(-1), 0
+    for b in range(count + 1):
+        first = b % 2 * block
+        if b > 0:
+            pack_block(codes, block - first, block, planes, flat, (b - 1) * raw.shape[1])
+        for j in range(groups if b < count else 0):
+            g, at, to = b * groups + j, b * block + j * n, first + j * n
             if scale[g] != ZERO:
                 start = offset[g] if offset.size else ZERO
-                _divide_group(x, at, n, start, scale[g], low, high, codes, j * n)
+                _divide_group(x, at, n, start, scale[g], low, high, codes, to)
             elif kept.size:
                 for i in range(n):
-                    codes[j * n + i] = np.int32(kept[taken, i]) - low
+                    codes[to + i] = np.int32(kept[taken, i]) - low
                 taken += 1
             else:
                 start = origin[g] if origin.size else ZERO
-                _searched_group(x, at, n, start, iscale[g], low, high, codes, j * n)
-        pack_block(codes, planes, flat, b * raw.shape[1])
+                _searched_group(x, at, n, start, iscale[g], low, high, codes, to)
 
 
 @compiled
@@ -74,15 +74,15 @@ def levels_to_planes(x, inverse, middles, planes, raw):  # type: ignore[no-untyp
     count, block = x.shape
     groups = inverse.size // max(count, 1)
     n = block // max(groups, 1)
-    codes, flat = np.empty(block, np.int32), raw.reshape(-1)
+    codes, flat = np.empty(block, np.uint8), raw.reshape(-1)
     for b in range(count):
         for i in range(0, block, STEP):
             v = splat(inverse[b * groups + i // n], STEP) * load(x, b * block + i, STEP)
             code = splat(ZERO, STEP)
             for k in range(middles.size):
                 code = select(v < splat(middles[k], STEP), code, splat(np.float32(k + 1), STEP))
-            store_int32(codes, i, code)
-        pack_block(codes, planes, flat, b * raw.shape[1])
+            store_bytes(codes, i, code)
+        pack_block(codes, 0, codes.size, planes, flat, b * raw.shape[1])
 
 
 @compiled
@@ -94,7 +94,7 @@ def cut_to_planes(x, top, signed, planes, raw, scale, minimum):  # type: ignore[
     to the smallest int and keeps the low byte.
     """
     count, n = x.shape
-    tile, codes, flat = np.empty((n, WIDTH), np.float32), np.empty(n, np.int32), raw.reshape(-1)
+    tile, codes, flat = np.empty((n, WIDTH), np.float32), np.empty(n, np.uint8), raw.reshape(-1)
     inverse = np.empty(WIDTH, np.float32)
     shift = splat(np.float32(top) + HALF if signed else HALF, STEP)
     highest = splat(np.float32(2 * top - 1 if signed else top), STEP)
@@ -114,8 +114,8 @@ def cut_to_planes(x, top, signed, planes, raw, scale, minimum):  # type: ignore[
             start, factor = splat(minimum[b], STEP), splat(inverse[b - first], STEP)
             for i in range(0, n, STEP):
                 q = truncated((load(x, b * n + i, STEP) - start) * factor + shift)
-                store_int32(codes, i, select(q > highest, highest, q))
-            pack_block(codes, planes, flat, b * raw.shape[1])
+                store_bytes(codes, i, select(q > highest, highest, q))
+            pack_block(codes, 0, codes.size, planes, flat, b * raw.shape[1])
 
 
 @inlined
