@@ -80,10 +80,12 @@ def cut_before(cut: Callable[[str], Iterable[str | int]], encode: BatchEncoder) 
 
     def encode_all(texts: Sequence[str]) -> list[list[int]]:
         parts = [[part for part in cut(text) if part != ""] for text in texts]
-        plain = encode([part for found in parts for part in found if isinstance(part, str)])
-        following = iter(plain)
+        following = iter(encode([part for found in parts for part in found if isinstance(part, str)]))
         return [
-            [i for part in found for i in ([part] if isinstance(part, int) else next(following))] for found in parts
+            next(following)
+            if len(found) == 1 and isinstance(found[0], str)
+            else [i for part in found for i in ([part] if isinstance(part, int) else next(following))]
+            for found in parts
         ]
 
     return encode_all
@@ -108,8 +110,14 @@ class Finder:
                 if (token := text[at : at + length]) in self._tokens:
                     yield at, token
 
+    def _none(self, text: str) -> bool:
+        """Whether no token begins like any character of the text, as in most texts."""
+        return self._first is None or self._first.search(text) is None
+
     def cut(self, text: str) -> list[str | int]:
         """The text with ids in place of tokens, from left to right; of those that begin at one place the longest."""
+        if self._none(text):
+            return [text]
         parts: list[str | int] = []
         done = 0
         for at, token in self.all(text):
@@ -121,6 +129,8 @@ class Finder:
     def cut_longest_first(self, text: str) -> list[str | int]:
         """llama.cpp's order: all places of the longest token (in bytes) first, then of the next."""
         parts: list[str | int] = [text]
+        if self._none(text):
+            return parts
         present = {token for _, token in self.all(text)}
         for token in sorted(present, key=lambda token: (-len(token.encode()), self._tokens[token])):
             parts = [piece for part in parts for piece in _around(part, token, self._tokens[token])]

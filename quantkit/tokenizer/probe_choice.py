@@ -114,13 +114,13 @@ def _rules(source: SourceTokenizer, artifact: Artifact, unmade: Sequence[str]) -
     """Each says why a text is left out, or None; the first that speaks is counted."""
     ids = {text: source.ids.get(text, 0) for text in source.listed_texts}
     changed = [text for text in artifact.found_at_load if text not in ids]
-    yield _holds(changed, "llama.cpp takes the ordinary {} for control tokens")
+    yield from _holds(changed, "llama.cpp takes the ordinary {} for control tokens")
     beyond = [text for text, index in ids.items() if index >= len(artifact.tokens)]
-    yield _holds(beyond, "{} are beyond the rows of the embedding")
-    yield _holds(sorted(source.contradicted), "the files disagree on the ids of {}")
+    yield from _holds(beyond, "{} are beyond the rows of the embedding")
+    yield from _holds(sorted(source.contradicted), "the files disagree on the ids of {}")
     flagged = dict.fromkeys(t.text for t in source.listed if t.single_word or (t.normalized and _moves(source, t)))
-    yield _holds(list(flagged), "the source matches {} in normalized text or as whole words only")
-    yield _strips(source, artifact)
+    yield from _holds(list(flagged), "the source matches {} in normalized text or as whole words only")
+    yield from _strips(source, artifact)
     if source.kind in ("WordPiece", "Unigram"):
         yield from piece_rules(source, Finder(ids))
         return
@@ -129,16 +129,16 @@ def _rules(source: SourceTokenizer, artifact: Artifact, unmade: Sequence[str]) -
     else:
         yield _spaces(source, Finder(ids))
         if artifact.values.get("model") != GEMMA4:  # which merges by rank and makes no others
-            yield _unmade(unmade)
+            yield from _unmade(unmade)
     yield lambda text: None if source.normal(text) else "the source normalizes such text, llama.cpp does not"
 
 
-def _holds(tokens: Sequence[str], why: str) -> Why:
+def _holds(tokens: Sequence[str], why: str) -> Iterator[Why]:
     if not tokens:
-        return lambda text: None
+        return
     finder = Finder(dict.fromkeys(tokens, 0))
     reason = why.format(named(tokens))
-    return lambda text: reason if next(finder.all(text), None) else None
+    yield lambda text: reason if next(finder.all(text), None) else None
 
 
 def named(tokens: Sequence[str]) -> str:
@@ -159,13 +159,13 @@ def _moves(source: SourceTokenizer, token: Listed) -> bool:
     return index is None or source.encode(texts) != [[index], [index, *alone], [*alone, index]]
 
 
-def _strips(source: SourceTokenizer, artifact: Artifact) -> Why:
+def _strips(source: SourceTokenizer, artifact: Artifact) -> Iterator[Why]:
     """Text in which a token stands beside spaces that the source drops, or llama.cpp."""
     right = {t.text: 0 for t in source.listed if t.rstrip} | artifact.strips_after
     left = {t.text: 0 for t in source.listed if t.lstrip}
     tokens = [*right, *(text for text in left if text not in right)]
     if not tokens:
-        return lambda text: None
+        return
     finder = Finder({**right, **left})
     reason = f"the source or llama.cpp drops spaces beside {named(tokens)}"
 
@@ -176,7 +176,7 @@ def _strips(source: SourceTokenizer, artifact: Artifact) -> Why:
                 return reason
         return None
 
-    return why
+    yield why
 
 
 def _spaces(source: SourceTokenizer, finder: Finder) -> Why:
@@ -199,13 +199,13 @@ def _spaces(source: SourceTokenizer, finder: Finder) -> Why:
     return why
 
 
-def _unmade(pieces: Sequence[str]) -> Why:
+def _unmade(pieces: Sequence[str]) -> Iterator[Why]:
     """Text with a piece that no merge of the source makes; llama.cpp's SentencePiece makes every piece."""
     if not pieces:
-        return lambda text: None
+        return
     finder = Finder(dict.fromkeys(pieces, 0))
     reason = f"no merge of the source makes {named(pieces)}, llama.cpp does"
-    return lambda text: reason if next(finder.all(SPACE + text.replace(" ", SPACE)), None) else None
+    yield lambda text: reason if next(finder.all(SPACE + text.replace(" ", SPACE)), None) else None
 
 
 def _cut_elsewhere(source: SourceTokenizer, artifact: Artifact, finder: Finder) -> Why:

@@ -108,10 +108,11 @@ def _plain() -> Iterator[str]:
 def _mixed(number: int, special: Sequence[str]) -> str:
     """Two to nine parts in a row; SHA-256 of the number picks their groups, the parts and what joins them."""
     digest = hashlib.sha256(f"quantkit probe {number}".encode()).digest()
+    groups = (WORDS, WORDS, WORDS, CODE, NUMBERS, SPACES, SYMBOLS, EMOJI, special)
     pieces = []
     for step in range(2 + digest[0] % 8):
         kind, pick, join = digest[1 + 3 * step : 4 + 3 * step]
-        group = (WORDS, WORDS, WORDS, CODE, NUMBERS, SPACES, SYMBOLS, EMOJI, special)[kind % 9]
+        group = groups[kind % 9]
         part = group[pick % len(group)]
         if group is WORDS:
             words = part.split(" ")
