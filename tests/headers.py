@@ -11,7 +11,7 @@ import numpy as np
 from quantkit.families.model import Constant, Model, ModelTensor, Rows, Shape
 from quantkit.families.roles import role_of
 from quantkit.metadata import KeyValue
-from quantkit.source import MemoryCheckpoint
+from quantkit.source.memory import MemoryCheckpoint
 
 METADATA = (
     KeyValue("general.architecture", "string", "llama"),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from quantkit.consumers.subject import Module, Subject
 from quantkit.families.names import EXPERTS as EXPERTS
 from quantkit.families.roles import Role
-from quantkit.qtypes.schemes.base import Traits
+
+if TYPE_CHECKING:
+    from quantkit.qtypes.schemes.base import Traits
 
 # Tensor parallelism cuts the outputs of some layers and the inputs of those that read them.
 BY_OUTPUTS = frozenset({

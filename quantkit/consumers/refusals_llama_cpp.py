@@ -16,7 +16,7 @@ from quantkit.consumers.finders import (
     whole,
 )
 from quantkit.consumers.row import MIXED, MIXED_REASON, ZERO_IN_V1, ZERO_NEAREST, ZERO_REASON, Rule, fp8, packed, turned
-from quantkit.formats.containers.compressed_tensors_layout import STREAMED_BITS
+from quantkit.formats.containers.packed import STREAMED_BITS
 
 CONVERTER = "run: conversion/base.py of llama.cpp, October 2026"
 NVFP4_BLOCK = 64  # weights of a block in GGUF: four groups

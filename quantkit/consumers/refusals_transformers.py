@@ -49,7 +49,7 @@ from quantkit.consumers.row import (
     turned,
 )
 from quantkit.consumers.subject import Module, Subject
-from quantkit.qtypes.schemes.minifloat import TILE
+from quantkit.qtypes.schemes import TILE
 
 TRANSFORMERS = "transformers 5.23.0"
 ELSEWHERE = "another program (--for vllm)"

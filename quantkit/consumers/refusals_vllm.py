@@ -54,7 +54,7 @@ from quantkit.consumers.row import (
     turned,
 )
 from quantkit.consumers.subject import Subject
-from quantkit.qtypes.schemes.minifloat import TILE
+from quantkit.qtypes.schemes import TILE
 
 VLLM = "read: vLLM, 2026"
 MARLIN_GROUPS = (-1, 32, 64, 128)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
+from typing import TYPE_CHECKING
 
 from quantkit.consumers.finders import FLOATS, GPTQ, PACKED, Finder, layers, shapes, whole
 from quantkit.consumers.subject import Subject
-from quantkit.qtypes.schemes.base import Traits
+
+if TYPE_CHECKING:
+    from quantkit.qtypes.schemes.base import Traits
 
 CHECKED = date(2026, 11, 21)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from typing import TYPE_CHECKING
 
 from quantkit.families.names import EXPERTS
 from quantkit.families.roles import Role, fused_group
-from quantkit.formats.containers.base import WriteLayout
-from quantkit.qtypes.schemes.base import Traits
 
-PLAIN = Traits(type="float", bits=32, word="float", words="float")
+if TYPE_CHECKING:
+    from quantkit.formats.containers.base import WriteLayout
+    from quantkit.qtypes.schemes.base import Traits
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Module:
     @property
     def traits(self) -> Traits:
         """What engines ask of how it is stored; of a float nothing is special."""
-        return PLAIN if self.layout is None else self.layout.traits
+        return _plain() if self.layout is None else self.layout.traits
 
     def stored_as(self, formats: frozenset[str]) -> bool:
         """Whether it is rounded and configurations call the way it is stored one of these."""
@@ -70,3 +71,10 @@ class Subject:
             elif (group := fused_group(module.role, module.name)) is not None:
                 groups.setdefault((module.name.rpartition(".")[0], group), []).append(module)
         return tuple(tuple(group) for group in groups.values() if len(group) > 1)
+
+
+@cache
+def _plain() -> Traits:
+    from quantkit.qtypes.schemes.base import Traits  # for checkpoints alone: a GGUF file has no modules
+
+    return Traits(type="float", bits=32, word="float", words="float")

@@ -29,7 +29,8 @@ from quantkit.machine import core_count
 from quantkit.quality.checks.base import Check, VerifyOptions
 from quantkit.quality.checks.tokenizer import compare_tokens
 from quantkit.quality.decoded import open_decoded
-from quantkit.quality.engines.llamacpp import LLAMA_CPP, LlamaCpp
+from quantkit.quality.engines import LLAMA_CPP
+from quantkit.quality.engines.llamacpp import LlamaCpp
 from quantkit.quality.engines.transformers import TRANSFORMERS
 from quantkit.quality.headers import differing_numbers
 from quantkit.source import Checkpoint

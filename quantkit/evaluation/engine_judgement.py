@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from quantkit.quality.checks.base import Check
-from quantkit.quality.engines.llamacpp import LLAMA_CPP
+from quantkit.quality.engines import LLAMA_CPP
 
 if TYPE_CHECKING:
     from quantkit.evaluation.scores import F64

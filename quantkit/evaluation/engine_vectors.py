@@ -25,7 +25,8 @@ from quantkit.families.describe import find_family
 from quantkit.families.linears import require_walked
 from quantkit.quality.checks.base import Check
 from quantkit.quality.decoded import open_decoded
-from quantkit.quality.engines.llamacpp import LLAMA_CPP, LlamaCpp
+from quantkit.quality.engines import LLAMA_CPP
+from quantkit.quality.engines.llamacpp import LlamaCpp
 from quantkit.quality.headers import differing_numbers
 from quantkit.units import counted
 

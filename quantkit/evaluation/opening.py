@@ -11,7 +11,8 @@ from quantkit.errors import UsageError, require_choice
 from quantkit.evaluation.artifacts import Artifact
 from quantkit.evaluation.corpus import require_continuing
 from quantkit.extras import RUN_MODELS, require_installed
-from quantkit.quality.engines.llamacpp import CONTEXT, LLAMA_CPP, PACKAGE, LlamaCpp, require_llamacpp
+from quantkit.quality.engines import LLAMA_CPP
+from quantkit.quality.engines.llamacpp import CONTEXT, PACKAGE, LlamaCpp, require_llamacpp
 from quantkit.quality.engines.transformers import TRANSFORMERS, Transformers
 from quantkit.source import Checkpoint
 from quantkit.source.quantized import QuantizedCheckpoint

@@ -28,7 +28,8 @@ from quantkit.pipeline.outputs import job_folder, open_plan_job
 from quantkit.pipeline.prepare import prepare
 from quantkit.pipeline.request import Request
 from quantkit.plan.encoder import NONE
-from quantkit.quality.engines.llamacpp import LLAMA_CPP, LlamaCpp, require_llamacpp
+from quantkit.quality.engines import LLAMA_CPP
+from quantkit.quality.engines.llamacpp import LlamaCpp, require_llamacpp
 from quantkit.source import open_source
 from quantkit.source.quantized import QuantizedCheckpoint
 from quantkit.units import counted

@@ -28,8 +28,8 @@ from quantkit.plan.base import Plan
 from quantkit.quality.checks.base import Check, Verification
 from quantkit.quality.decoded import open_decoded
 from quantkit.source import Checkpoint
+from quantkit.source.dequantized import dequantized
 from quantkit.source.folder import open_finished
-from quantkit.source.quantized import dequantized
 from quantkit.untrusted import shown
 
 KEPT = "what was made is kept, unpublished, and the same command with other gates goes on with it"

@@ -19,7 +19,6 @@ import numpy as np
 
 from quantkit.errors import QuantkitError
 from quantkit.families.model import ModelTensor
-from quantkit.filling.layers import layout_of, rounded
 from quantkit.filling.slabs import encode_slab
 from quantkit.formats.containers.packed import Entry, PackedTensor
 from quantkit.formats.safetensors.reader import read_safetensors
@@ -148,6 +147,8 @@ def _wrong_layer(plan: Plan, checkpoint: Checkpoint, paths: Sequence[Path]) -> s
             ref = checkpoint.ref(unit.source.tensor)
             if not np.array_equal(stored[unit.name].data.reshape(-1), ref.read_packed(0, ref.info.rows).reshape(-1)):
                 return unit.name
+    from quantkit.filling.layers import layout_of, rounded  # for checkpoints alone
+
     groups = siblings(plan.rounded)
     for group in groups[:: max(len(groups) // SAMPLED_LAYERS, 1)]:
         for unit, quantized in zip(group, rounded(checkpoint, group, plan.method), strict=True):

@@ -24,7 +24,7 @@ from quantkit.errors import InputError, NonFiniteError, UnsupportedError, UsageE
 from quantkit.events import Sink, ignore
 from quantkit.families.model import Model
 from quantkit.families.model_card import CARD_FILE
-from quantkit.formats.containers.stored import SIDE_CONFIGS
+from quantkit.formats.containers.declared import SIDE_CONFIGS
 from quantkit.formats.gguf.file import read_gguf, shard_paths
 from quantkit.pipeline.record_checks import Subject, check_making, check_record, wrong_making
 from quantkit.plan.base import Plan
@@ -34,9 +34,8 @@ from quantkit.plan.encoder import describe_encoder, is_encoder, type_of_file
 from quantkit.quality.against import REWRITTEN, Against, of_gguf, of_source
 from quantkit.quality.check import check
 from quantkit.quality.checks.base import STANDARD, Check, Verification, VerifyOptions
-from quantkit.quality.engines.llamacpp import LLAMA_CPP
+from quantkit.quality.engines import LLAMA_CPP
 from quantkit.quality.made import Made, Place
-from quantkit.quality.made_checkpoint import open_checkpoint
 from quantkit.quality.made_gguf import open_gguf
 from quantkit.quality.reference import Reference
 from quantkit.report.manifest import CHECKPOINT_MANIFEST, Manifest, find_manifest, read_manifest
@@ -128,6 +127,8 @@ def verify_parts(
         with open_gguf(paths) as made:
             seen = check(made, against, promised, options)
             return Verification((*seen.checks, *_in_engine(made, run, options, emit)))
+    from quantkit.quality.made_checkpoint import open_checkpoint  # for checkpoints alone, here and below
+
     shards = [path for name, path in there.items() if name.endswith(SHARD)]
     own = {*REPLACED, CARD_FILE}  # the card of an artifact is its own affair
     names = [name for name in there if name not in own and not name.endswith(SHARD)]
@@ -206,6 +207,7 @@ def _described(artifact: Path, source: Checkpoint, pre: str | None) -> Model:
 
 def _checkpoint(folder: Path, source: Checkpoint | None, options: VerifyOptions, emit: Sink) -> Verification:
     from quantkit.evaluation.source_run import SourceRun
+    from quantkit.quality.made_checkpoint import open_checkpoint
 
     path = folder / CHECKPOINT_MANIFEST
     manifest = read_manifest(path) if os.path.lexists(path) else None

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from quantkit.families.linears import source_of
 from quantkit.families.model import ModelTensor, Part, Rows, Shape
-from quantkit.formats.containers.base import WriteLayout
 from quantkit.formats.containers.packed import Entry
 from quantkit.metadata import KeyValue
 from quantkit.recipes.recipe import GGUF, MethodChoice
 from quantkit.tensors import F32
+
+if TYPE_CHECKING:
+    from quantkit.formats.containers.base import WriteLayout
 
 # How files are filled: slabs of rows on all cores, whole layers on all cores, or block by block with inputs.
 Way = Literal["slabs", "layers", "blocks"]

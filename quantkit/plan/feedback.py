@@ -12,7 +12,6 @@ from quantkit.families.linears import LINEAR
 from quantkit.families.model import Model, ModelTensor, Part
 from quantkit.families.parts import columns_of
 from quantkit.families.roles import Role
-from quantkit.formats.gguf.layout import TypeLayout
 from quantkit.metadata import KeyValue
 from quantkit.methods import needs_hessian
 from quantkit.plan.base import Unit
@@ -33,6 +32,8 @@ def with_layouts(model: Model, drafts: Sequence[Unit], recipe: Recipe) -> list[U
     mixture = recipe.mixture
     if mixture is None or not needs_hessian(recipe.method.name):
         return list(drafts)
+    from quantkit.formats.gguf.layout import TypeLayout  # for files made with text alone
+
     spared = {Role.OUTPUT: not mixture.head, Role.TOKEN_EMBD: not mixture.embedding or gives_no_text(model.family)}
 
     def chosen(draft: Unit) -> bool:

@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantkit.discovery import defined, modules, require_known
 from quantkit.errors import UnsupportedError
-from quantkit.qtypes.search.units import Units
-from quantkit.qtypes.search.vectors import Vectors
 from quantkit.tensors import F32, U8
+
+if TYPE_CHECKING:
+    from quantkit.qtypes.search.units import Units
+    from quantkit.qtypes.search.vectors import Vectors
 
 Codes = NDArray[np.int16]
 TOOLS = frozenset({"base", "compiling", "floats", "kept", "target"})

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from quantkit.formats.containers.stored import StoredModule
 from quantkit.qtypes import base
+from quantkit.qtypes.schemes import TILE
 from quantkit.qtypes.schemes.base import Traits
-from quantkit.qtypes.schemes.minifloat import TILE
 from quantkit.tensors import F32
 
 Rounding = Callable[[Tensor], Tensor]

@@ -20,8 +20,9 @@ import numpy as np
 
 from quantkit.errors import InputError
 from quantkit.formats.containers.base import StoredPart
+from quantkit.formats.containers.declared import SIDE_CONFIGS, declared, undeclared
 from quantkit.formats.containers.packed import Entry, PackedTensor, Tensors
-from quantkit.formats.containers.stored import SIDE_CONFIGS, Stored, declared, stored_modules, undeclared
+from quantkit.formats.containers.stored import Stored, stored_modules
 from quantkit.metadata import KeyValue
 from quantkit.quality.made import Held, Place, Span
 from quantkit.quality.tensor_errors import floor_of_bits

@@ -14,13 +14,10 @@ from typing import get_args
 
 from quantkit.families.linears import LINEAR
 from quantkit.families.roles import Role
-from quantkit.formats.containers import table as containers
 from quantkit.formats.containers.weights import Granularity, Weights, WeightType
 from quantkit.methods import method_names
 from quantkit.methods.transforms import transform_names
 from quantkit.qtypes import base
-from quantkit.qtypes.schemes.base import Activations
-from quantkit.qtypes.schemes.integers import Symmetry
 from quantkit.recipes.recipe import FEEDBACK, GGUF, GGUFMixture, MethodChoice, OnFallback, OrderName, Recipe
 from quantkit.recipes.rules import LAYER_SELECTORS, Layers, Never, Rule, When, is_layer_selector
 from quantkit.recipes.shipped import by_alias, read_shipped, recipe_names, shared_names
@@ -100,6 +97,8 @@ def _gguf_method(table: Table) -> MethodChoice:
 
 def _checkpoint_recipe(table: Table, empty: Recipe) -> Recipe:
     """`empty` with what a file for checkpoints says."""
+    from quantkit.formats.containers import table as containers  # for checkpoints alone, here and below
+
     container = table.one_of("container", containers.names())
     assert container is not None
     weights = _weights(table.table("weights"), Weights())
@@ -204,6 +203,9 @@ def _when(table: Table) -> When:
 
 def _weights(table: Table, default: Weights) -> Weights:
     """A table of weights; what it does not say is as in `default`."""
+    from quantkit.qtypes.schemes.base import Activations
+    from quantkit.qtypes.schemes.integers import Symmetry
+
     table.only(*WEIGHT_KEYS)
     words: dict[str, tuple[str, ...]] = {
         "type": get_args(WeightType), "symmetry": get_args(Symmetry), "granularity": get_args(Granularity),

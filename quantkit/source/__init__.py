@@ -17,9 +17,8 @@ from quantkit.errors import InputError, QuantkitError, UnsupportedError, UsageEr
 from quantkit.events import Sink, Warned, ignore
 from quantkit.families.describe import find_family
 from quantkit.source.base import Checkpoint, SourceFile
+from quantkit.source.dequantized import dequantized
 from quantkit.source.folder import CONFIG, MAX_CONFIG_BYTES, NOTHING, open_folder
-from quantkit.source.memory import MemoryCheckpoint
-from quantkit.source.quantized import dequantized
 from quantkit.source.shards import PICKLES
 from quantkit.source.spec import HINT, HubModel, names_hub, parse_hub
 from quantkit.untrusted import InputFile, parse_json_object, read_bounded, shown
@@ -27,7 +26,7 @@ from quantkit.untrusted import InputFile, parse_json_object, read_bounded, shown
 if TYPE_CHECKING:
     from quantkit.source.adapter import Adapter
 
-__all__ = ["Checkpoint", "MemoryCheckpoint", "SourceFile", "open_source", "turned_back"]
+__all__ = ["Checkpoint", "SourceFile", "open_source", "turned_back"]
 
 
 def open_source(

@@ -14,11 +14,10 @@ from typing import Any
 
 from quantkit.errors import InputError, QuantkitError
 from quantkit.events import Sink, Warned
-from quantkit.formats.containers.stored import SIDE_CONFIGS
+from quantkit.formats.containers.declared import SIDE_CONFIGS
 from quantkit.jsontext import dump_json
 from quantkit.metadata import KeyValue
 from quantkit.platforms import user_ids
-from quantkit.source import mistral, mistral_images
 from quantkit.source.base import MAX_SIDE_FILE_BYTES, SourceFile, StoredTensor, require_decodable
 from quantkit.source.nested import MAX_NESTED_BYTES, is_nested, is_nested_folder, list_nested
 from quantkit.source.shards import CONSOLIDATED, INDEX, PARAMS, index_of, read_index, read_shards, stem_of, weight_files
@@ -131,7 +130,7 @@ def open_folder(
     names, left = _list(root)
     names |= {path.name for path in distant if path.parent == root}
     stem = stem_of(names)
-    of_mistral = {PARAMS, mistral.tokenizer_file(names), index_of(stem)} if stem == CONSOLIDATED else set()
+    of_mistral = _files_of_mistral(names) if stem == CONSOLIDATED else frozenset()
     sides: dict[str, InputFile] = {}
     shards: dict[str, InputFile] = {}
     linked: dict[str, Path] = {}
@@ -187,8 +186,17 @@ def open_finished(files: Mapping[str, Path], name: str) -> FolderCheckpoint:
         raise
 
 
+def _files_of_mistral(names: set[str]) -> frozenset[str | None]:
+    """The files that only folders in Mistral's own layout have, of those that are there."""
+    from quantkit.source import mistral  # for its layout alone, here and below
+
+    return frozenset({PARAMS, mistral.tokenizer_file(names), index_of(CONSOLIDATED)})
+
+
 def _translated(found: FolderCheckpoint, params: Mapping[str, Any], names: set[str], emit: Sink) -> FolderCheckpoint:
     """A folder in Mistral's own layout, seen as one that transformers saved."""
+    from quantkit.source import mistral, mistral_images
+
     config = mistral.config_of(params, next(iter(found.stored.values())).info.dtype, found.config)
     stored = mistral.renamed(found.stored, params)
     warning = mistral.context_warning(params, found.config)

@@ -14,26 +14,20 @@ from typing import Any
 
 import numpy as np
 
-from quantkit.errors import InputError, QuantkitError
+from quantkit.errors import InputError
 from quantkit.families.turned import turned_in
 from quantkit.formats.containers.base import StoredPart
 from quantkit.formats.containers.coded import coded_as
+from quantkit.formats.containers.declared import CONFIG_KEYS, SIDE_CONFIGS
 from quantkit.formats.containers.packed import Entry, PackedTensor, packed
-from quantkit.formats.containers.stored import (
-    CONFIG_KEYS,
-    SIDE_CONFIGS,
-    StoredModule,
-    declared,
-    stored_modules,
-    undeclared,
-)
+from quantkit.formats.containers.stored import StoredModule, stored_modules
 from quantkit.jsontext import dump_json
 from quantkit.metadata import KeyValue
 from quantkit.source.base import SourceFile, StoredTensor
-from quantkit.source.folder import CONFIG, MAX_CONFIG_BYTES, FolderCheckpoint
+from quantkit.source.folder import CONFIG, FolderCheckpoint
 from quantkit.source.fp8_stacks import DequantizedStack, Stack, stacks_of
 from quantkit.tensors import F32, FLOAT_DTYPES, U8, TensorInfo, TensorRef
-from quantkit.untrusted import parse_json_object, read_all, shown
+from quantkit.untrusted import shown
 
 CHUNK_BYTES = 1 << 20
 LINE_BYTES = 1 << 15
@@ -195,26 +189,8 @@ class QuantizedCheckpoint:
         self.folder.close()
 
 
-def dequantized(folder: FolderCheckpoint) -> FolderCheckpoint | QuantizedCheckpoint:
-    """The checkpoint with plain weights: itself where nothing says that it is quantized. Reads headers only.
-
-    Closes it and raises InputError for tensors that do not fit the configuration, UnsupportedError for a method or
-    settings that are not read.
-    """
-    try:
-        sides = {name: _side(folder, name) for name in SIDE_CONFIGS if name in folder.file_names()}
-        quantization = declared(folder.config, sides) or undeclared(folder.stored)
-        return folder if quantization is None else _seen_plain(folder, quantization)
-    except QuantkitError:
-        folder.close()
-        raise
-
-
-def _side(folder: FolderCheckpoint, name: str) -> Mapping[str, Any]:
-    return parse_json_object(read_all(folder.sides[name], MAX_CONFIG_BYTES), folder.sides[name].path)
-
-
-def _seen_plain(folder: FolderCheckpoint, quantization: Mapping[str, Any]) -> QuantizedCheckpoint:
+def seen_plain(folder: FolderCheckpoint, quantization: Mapping[str, Any]) -> QuantizedCheckpoint:
+    """A checkpoint with plain weights in place of those that `quantization` is about."""
     tensors = folder.tensors()
 
     def read(name: str) -> PackedTensor:

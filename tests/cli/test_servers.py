@@ -15,7 +15,7 @@ from predictions import next_token_logits
 
 from quantkit.calibration.text.data import load_texts, model_tokens
 from quantkit.calibration.text.samples import select_samples
-from quantkit.formats.containers.stored import CONFIG_KEYS, declared
+from quantkit.formats.containers.declared import CONFIG_KEYS, declared
 from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.recipes.read import load_recipe, recipe_names
 from quantkit.source import Checkpoint, open_source

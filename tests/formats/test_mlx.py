@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 from quantkit.errors import NonFiniteError, UnsupportedError
 from quantkit.formats.containers.base import Written
+from quantkit.formats.containers.declared import declared
 from quantkit.formats.containers.mlx import BITS, WRITTEN_GROUPS, MLXLayout
 from quantkit.formats.containers.packed import values_of
-from quantkit.formats.containers.stored import declared
 from quantkit.formats.containers.table import layout_of, writing
 from quantkit.formats.containers.weights import Weights
 from quantkit.qtypes.schemes.affine import Affine

@@ -14,9 +14,10 @@ from quantized_folder import VARIANTS, config_of, pack_module, plain_tensor, rou
 
 from quantkit.errors import InputError, QuantkitError, UnsupportedError
 from quantkit.formats.containers.compressed_tensors_layout import CompressedLayout
+from quantkit.formats.containers.declared import PLAIN, declared, undeclared
 from quantkit.formats.containers.gptq import GPTQLayout
 from quantkit.formats.containers.packed import PackedTensor
-from quantkit.formats.containers.stored import PLAIN, Stored, declared, stored_modules, undeclared
+from quantkit.formats.containers.stored import Stored, stored_modules
 from quantkit.formats.containers.table import readings
 from quantkit.qtypes.schemes.integers import Integers
 from quantkit.qtypes.schemes.minifloat import Float8
@@ -296,7 +297,7 @@ def test_no_tensor_that_tells_of_a_method_ends_as_plain_weights_do(method: str) 
 def test_plain_weights_need_no_container() -> None:
     code = """
 import sys
-from quantkit.formats.containers.stored import undeclared
+from quantkit.formats.containers.declared import undeclared
 assert undeclared(["a.weight", "a.bias"]) is None
 assert "quantkit.formats.containers.gptq" not in sys.modules
 """

@@ -27,7 +27,8 @@ from quantkit.plan.dtypes import KEYS, computed_in, named_in
 from quantkit.recipes.read import load_recipe, recipe_names
 from quantkit.report.manifest import read_manifest
 from quantkit.schemas import json_schema
-from quantkit.source import MemoryCheckpoint, open_source
+from quantkit.source import open_source
+from quantkit.source.memory import MemoryCheckpoint
 
 SMOLLM = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3}
 OPENLLAMA = {"hidden_size": 3200, "intermediate_size": 8640, "num_attention_heads": 32, "num_key_value_heads": 32}

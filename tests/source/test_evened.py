@@ -15,9 +15,10 @@ from predictions import next_token_logits
 from scaled import described, scaled, weights
 
 from quantkit.families.sites import sites_of
-from quantkit.source import Checkpoint, MemoryCheckpoint
+from quantkit.source import Checkpoint
 from quantkit.source import evened as module
 from quantkit.source.evened import EvenedCheckpoint, EvenedTensor, evened, nearer
+from quantkit.source.memory import MemoryCheckpoint
 
 CONTEXTS = [[1, 7, 3, 9], [1, 250, 40], [5]]
 

@@ -26,7 +26,8 @@ from quantized_folder import (
 
 from quantkit.formats.containers.packed import values_of
 from quantkit.formats.safetensors.reader import read_safetensors
-from quantkit.source import MemoryCheckpoint, open_source
+from quantkit.source import open_source
+from quantkit.source.memory import MemoryCheckpoint
 
 ONE_OF_EACH = (
     "gptq-v1-4-symmetric-g32", "gptq-v2-8-asymmetric-g64-act", "awq-asymmetric-g32", "packed-4-asymmetric-g32",

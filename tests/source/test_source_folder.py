@@ -27,8 +27,9 @@ from safetensors.torch import save_file
 
 from quantkit.errors import InputError, NetworkError, QuantkitError, ResourceError, UnsupportedError, UsageError
 from quantkit.events import Event, Warned
-from quantkit.source import MemoryCheckpoint, open_source
+from quantkit.source import open_source
 from quantkit.source.folder import MAX_CONFIG_BYTES, open_folder
+from quantkit.source.memory import MemoryCheckpoint
 from quantkit.source.spec import parse_hub
 
 MODEL = Path(__file__).parents[1] / "data" / "docs-llama-tiny"

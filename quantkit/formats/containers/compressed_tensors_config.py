@@ -10,10 +10,11 @@ from quantkit.formats.containers import compressed_tensors_fp4
 from quantkit.formats.containers.compressed_tensors_kv import KV_CACHE_FP8
 from quantkit.formats.containers.compressed_tensors_layout import CompressedLayout
 from quantkit.formats.containers.settings import choice, integer, section, truth
+from quantkit.qtypes.schemes import TILE
 from quantkit.qtypes.schemes.base import Activations
 from quantkit.qtypes.schemes.integers import Integers
 from quantkit.qtypes.schemes.microscaling import MXFP4, NVFP4
-from quantkit.qtypes.schemes.minifloat import TILE, Float8, Strategy
+from quantkit.qtypes.schemes.minifloat import Float8, Strategy
 from quantkit.untrusted import shown
 
 VERSION = "0.20.0"  # of the compressed-tensors release whose layout this is

@@ -35,6 +35,7 @@ from quantkit.formats.containers import compressed_tensors_fp4
 from quantkit.formats.containers.base import DAMAGED, Headers, StoredOutline, StoredPart, codes_in_words
 from quantkit.formats.containers.packed import (
     FLOATS,
+    STREAMED_BITS,
     WORD_BITS,
     Entry,
     PackedTensor,
@@ -50,14 +51,14 @@ from quantkit.formats.containers.packed import (
 )
 from quantkit.formats.containers.scaled_floats import float8_outline
 from quantkit.qtypes.base import Grid
+from quantkit.qtypes.schemes import TILE
 from quantkit.qtypes.schemes.base import ZERO, Activations, Quantized, Traits, group_count
 from quantkit.qtypes.schemes.integers import Integers
 from quantkit.qtypes.schemes.microscaling import MXFP4, NVFP4
-from quantkit.qtypes.schemes.minifloat import LARGEST, SCALE, TILE, Float8, to_bytes, to_codes
+from quantkit.qtypes.schemes.minifloat import LARGEST, SCALE, Float8, to_bytes, to_codes
 from quantkit.tensors import F32, U8
 from quantkit.untrusted import shown
 
-STREAMED_BITS = (3, 5, 6, 7)
 SMALLEST_PEAK = 1e-6  # of inputs that are always zero
 INT8_STEPS = np.float32(127.5)  # half the steps of 8 bits: compressed-tensors' observers
 

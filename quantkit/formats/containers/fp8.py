@@ -42,8 +42,9 @@ from quantkit.formats.containers.packed import (
 from quantkit.formats.containers.scaled_floats import ScaledFloats, float8_outline
 from quantkit.formats.containers.settings import choice
 from quantkit.formats.containers.weights import Weights
+from quantkit.qtypes.schemes import TILE
 from quantkit.qtypes.schemes.base import Activations, Quantized, ScaleDtype, Traits
-from quantkit.qtypes.schemes.minifloat import SCALE, TILE, Float8, to_bytes, to_codes
+from quantkit.qtypes.schemes.minifloat import SCALE, Float8, to_bytes, to_codes
 from quantkit.untrusted import shown
 
 SCHEME = Float8("block", "F32")

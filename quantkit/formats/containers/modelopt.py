@@ -11,7 +11,7 @@ from typing import Any
 from quantkit.formats.containers.base import Container, LayoutOf, Reading
 from quantkit.formats.containers.scaled_floats import ScaledFloats
 from quantkit.formats.containers.settings import choice
-from quantkit.qtypes.schemes.minifloat import TILE
+from quantkit.qtypes.schemes import TILE
 
 # What ModelOpt calls the granularities of FP8.
 NAMES: dict[str, str] = {

@@ -25,6 +25,7 @@ I32 = NDArray[np.int32]
 Unsigned = NDArray[np.uint8]
 
 WORD_BITS = 32
+STREAMED_BITS = (3, 5, 6, 7)  # sizes of codes that go on from one word to the next
 NUMPY_DTYPES = {"U8": "u1", "I8": "i1", "F8_E4M3": "u1", "I16": "<i2", "I32": "<i4", "U32": "<u4", "I64": "<i8"}
 FLOATS = ("F16", "BF16", "F32")
 SCALES = (*FLOATS, "F8_E8M0")  # the last are powers of two: an exponent, less 127

@@ -18,9 +18,10 @@ from quantkit.errors import InputError
 from quantkit.formats.containers.base import DAMAGED, Headers, ReadLayout, StoredOutline, StoredPart
 from quantkit.formats.containers.packed import SCALES, Tensors, scales_of, take, take_matrix, values_of
 from quantkit.qtypes.base import Grid
+from quantkit.qtypes.schemes import TILE
 from quantkit.qtypes.schemes.base import Quantized, Traits
 from quantkit.qtypes.schemes.microscaling import LEVELS, NVFP4, SCALE
-from quantkit.qtypes.schemes.minifloat import BYTE_VALUES, TILE, Float8, Strategy, to_codes
+from quantkit.qtypes.schemes.minifloat import BYTE_VALUES, Float8, Strategy, to_codes
 from quantkit.tensors import U8, TensorInfo
 from quantkit.untrusted import shown
 

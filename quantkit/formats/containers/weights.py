@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from quantkit.qtypes.schemes.base import Activations
-from quantkit.qtypes.schemes.integers import Symmetry
+if TYPE_CHECKING:
+    from quantkit.qtypes.schemes.base import Activations
+    from quantkit.qtypes.schemes.integers import Symmetry
 
 WeightType = Literal["int", "fp8", "nf4", "fp4", "int8-rows", "nvfp4", "mxfp4", "bf16", "f16", "f32"]
 Granularity = Literal["tensor", "channel", "block"]

@@ -16,6 +16,7 @@ import numpy as np
 
 from quantkit.errors import InputError
 from quantkit.qtypes.base import Codes, Grid
+from quantkit.qtypes.schemes import TILE
 from quantkit.qtypes.schemes.base import Quantized, ScaleDtype, Traits, require_finite, stored_scales, whole_target
 from quantkit.qtypes.target import Target
 from quantkit.tensors import F32, U8
@@ -23,7 +24,6 @@ from quantkit.tensors import F32, U8
 Strategy = Literal["tensor", "channel", "block"]
 
 LARGEST = np.float32(448)
-TILE = 128
 SCALE = "scale"  # field of a grid: the scales as they are stored, (1, 1), (rows, 1) or (tiles, tiles)
 
 NAN_CODE = -1

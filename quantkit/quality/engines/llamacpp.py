@@ -20,10 +20,10 @@ import numpy as np
 
 from quantkit.errors import UnsupportedError, VerificationError
 from quantkit.extras import installed_version, require_installed
+from quantkit.quality.engines import LLAMA_CPP
 from quantkit.tensors import F32
 from quantkit.untrusted import shown
 
-LLAMA_CPP = "llama.cpp"
 CONTEXT = 512
 PACKAGE, LIBRARY = "xllamacpp", "xllamacpp.abi3.so"
 LAST_WORDS = 4096  # bytes of what a process said before it died
