@@ -29,6 +29,7 @@ NBYTES = 110
 GROUP = 16
 LOW, HIGH = -4, 3
 SCALE_LOW, SCALE_HIGH = -32, 31
+SCALE_PLANES = (Plane(at=96, bits=4, span=8), Plane(at=104, bits=2, span=4, shift=4))
 PLANES = (Plane(at=32, bits=2, span=32), Plane(at=0, bits=1, span=32, shift=2))
 
 
@@ -58,19 +59,12 @@ def pack(codes: Codes, grid: Grid) -> U8:
 
 def unpack(raw: U8) -> tuple[Codes, Grid]:
     """Bytes (n, 110) to codes int16 (n, 256) and their grid."""
-    scales_bytes = np.ascontiguousarray(raw[:, 96:108].T)  # (12, n)
-    low, tops = scales_bytes[:8], scales_bytes[8:]
-    stored = np.concatenate([low & 15, low >> 4]) | np.concatenate([tops >> shift & 3 for shift in (0, 2, 4, 6)]) << 4
-    sc = np.ascontiguousarray(stored.T).view(np.int8) + np.int8(SCALE_LOW)
+    sc = unpack_planes(raw, SCALE_LOW, SCALE_PLANES, BLOCK // GROUP).astype(np.int8)
     return unpack_planes(raw, LOW, PLANES, BLOCK), superblocks.signed_grid(read_half(raw, 108), sc, (LOW, HIGH))
 
 
 def _write_scales(raw: U8, grid: Grid) -> None:
-    # Transposed, the loops of numpy run over the blocks instead of over a few bytes.
-    stored = np.ascontiguousarray(grid.fields["sc"].astype(np.int8).T).view(np.uint8) - np.uint8(SCALE_LOW & 0xFF)
-    raw[:, 96:104] = ((stored[:8] & 15) | (stored[8:] & 15) << 4).T
-    tops = (stored >> 4).reshape(4, 4, -1)
-    raw[:, 104:108] = (tops[0] | tops[1] << 2 | tops[2] << 4 | tops[3] << 6).T
+    pack_planes(grid.fields["sc"], SCALE_LOW, SCALE_PLANES, raw)
     write_half(raw, 108, grid.fields["d"])
 
 

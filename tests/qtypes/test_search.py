@@ -160,7 +160,7 @@ def test_codes_round_and_clip_as_the_reference_does_for_every_input(low, high):
 
     @njit(nogil=True, error_model="numpy")
     def probe_codes(x, low, high, codes):
-        store_nearest(codes, 0, load(x, 0, 16), low, high)
+        store_nearest(codes, 0, load(x, 0, 16), low, high, low)
         store_bytes(codes, 16, truncated(load(x, 0, 16)))
 
     odd = np.array([*EDGES, np.nan, np.inf, -np.inf, *np.arange(-40, 71) / 2, 4194303.5, -6e6], F32)
@@ -214,7 +214,7 @@ def test_ordered_sums_take_one_element_at_a_time(shape):
 # Planes.
 
 
-@pytest.mark.parametrize("bits, span", [(4, 16), (4, 32), (4, 64), (2, 32), (1, 32), (1, 1)])
+@pytest.mark.parametrize("bits, span", [(4, 8), (4, 16), (4, 32), (4, 64), (2, 4), (2, 32), (1, 32), (1, 1)])
 @pytest.mark.parametrize("low", [0, -32])
 def test_a_plane_puts_every_bit_where_the_format_says(bits, span, low):
     """One code at a time: its bits must appear in one byte, at the place that the layout's formula names."""

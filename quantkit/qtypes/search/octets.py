@@ -16,7 +16,7 @@ I8, I16, I32 = ir.IntType(8), ir.IntType(16), ir.IntType(32)
 
 @intrinsic
 def store_bytes(_context: Any, octets: Any, at: Any, value: Any) -> Any:
-    """Write the low bytes of lanes that hold integers to bytes [at, at + width) of a C-contiguous uint8 array."""
+    """Write the low bytes of lanes that hold integers to bytes [at, at + width) of a C-contiguous array of bytes."""
     vector = ir.VectorType(I8, value.width)
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -29,8 +29,8 @@ def store_bytes(_context: Any, octets: Any, at: Any, value: Any) -> Any:
 
 
 @intrinsic
-def store_nearest(_context: Any, octets: Any, at: Any, value: Any, low: Any, high: Any) -> Any:
-    """Write clip(nearest(value), low, high) - low, of integers `low` and `high`, as `store_bytes` does.
+def store_nearest(_context: Any, octets: Any, at: Any, value: Any, low: Any, high: Any, zero: Any) -> Any:
+    """Write clip(nearest(value), low, high) - zero, of integers `low`, `high` and `zero`, as `store_bytes` does.
 
     What is nearest is meant as in lanes.nearest, for every input: here the integer is not turned into a float again.
     """
@@ -39,16 +39,17 @@ def store_nearest(_context: Any, octets: Any, at: Any, value: Any, low: Any, hig
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         shifted = builder.fadd(args[2], constant(args[2].type, ROUND_MAGIC))
         number = builder.and_(builder.bitcast(shifted, vector), constant(vector, MANTISSA))
-        zero = ir.Constant(I32, ZERO_BITS)
-        least, most = (splatted(builder, builder.add(builder.trunc(end, I32), zero), vector) for end in args[3:])
+        of_zero = ir.Constant(I32, ZERO_BITS)
+        ends = (splatted(builder, builder.add(builder.trunc(end, I32), of_zero), vector) for end in args[3:])
+        least, most, first = ends
         number = builder.select(builder.icmp_signed("<", number, least), least, number)
         number = builder.select(builder.icmp_signed(">", number, most), most, number)
         octet = ir.VectorType(I8, value.width)
         place = pointer(context, builder, signature.args[0], args[0], args[1], octet)
-        builder.store(builder.trunc(builder.sub(number, least), octet), place).align = 1
+        builder.store(builder.trunc(builder.sub(number, first), octet), place).align = 1
         return context.get_dummy_value()
 
-    return types.none(octets, types.intp, value, types.int64, types.int64), emit
+    return types.none(octets, types.intp, value, types.int64, types.int64, types.int64), emit
 
 
 @intrinsic(prefer_literal=True)

@@ -19,6 +19,9 @@ def _pack_nibbles(codes, first, block, span, shift, raw, to):  # type: ignore[no
     elif span == 32:
         for at in range(0, block, 64):
             store_merged(codes, first + at, 32, shift, raw, to + at // 2, 4, 32)
+    elif span == 8:
+        for at in range(0, block, 16):
+            store_merged(codes, first + at, 8, shift, raw, to + at // 2, 4, 8)
     else:
         for at in range(0, block, 128):
             store_merged(codes, first + at, 64, shift, raw, to + at // 2, 4, 64)
@@ -34,9 +37,12 @@ def pack_block(codes, first, block, planes, raw, start):  # type: ignore[no-unty
         to, bits, span, shift = start + planes[p, 0], planes[p, 1], planes[p, 2], planes[p, 3]
         if bits == 4:
             _pack_nibbles(codes, first, block, span, shift, raw, to)
-        elif bits == 2:
+        elif bits == 2 and span == 32:
             for at in range(0, block, 128):
                 store_merged(codes, first + at, 32, shift, raw, to + at // 4, 2, 32)
+        elif bits == 2:
+            for at in range(0, block, 16):
+                store_merged(codes, first + at, 4, shift, raw, to + at // 4, 2, 4)
         elif span == 32:
             for at in range(0, block, 256):
                 store_merged(codes, first + at, 32, shift, raw, to + at // 8, 1, 32)

@@ -6,7 +6,9 @@ bytes holds codes i, i + span, i + 2 * span, ..., lowest bits first:
     bits 4, span 16    q4_0 and other groups of 32: byte i has q[i] low, q[i + 16] high
     bits 4, span 32    q4_k, q5_k
     bits 4, span 64    q6_k
+    bits 4, span 8     counts of q3_k, of which there are 16
     bits 2, span 32    q2_k, q3_k, high bits of q6_k
+    bits 2, span 4     high bits of counts of q3_k
     bits 1, span 32    high bits of q3_k and q5_k
     bits 1, span 1     high bits of q5_0 and q5_1
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from quantkit.qtypes.search.compilation import compiled, inlined
 from quantkit.qtypes.search.groups import WIDTH
-from quantkit.qtypes.search.lanes import load, select, splat, store, truncated
+from quantkit.qtypes.search.lanes import absolute, lane_bits, load, select, splat, store, truncated
 from quantkit.qtypes.search.octets import store_bytes, store_nearest
 from quantkit.qtypes.search.plane_loops import pack_block
 from quantkit.qtypes.search.tiles import ONE, ZERO, extremes, load_tile, signed_peak
@@ -24,7 +24,8 @@ MAGIC = np.float32(12582912.0)  # 1.5 * 2**23: see lanes.nearest
 def _divide_group(x, at, n, start, scale, low, high, codes, to):  # type: ignore[no-untyped-def]
     """clip(nearest((x - start) / scale), low, high) for the n weights at x[at:]."""
     for i in range(0, n, STEP):
-        store_nearest(codes, to + i, (load(x, at + i, STEP) - splat(start, STEP)) / splat(scale, STEP), low, high)
+        v = (load(x, at + i, STEP) - splat(start, STEP)) / splat(scale, STEP)
+        store_nearest(codes, to + i, v, low, high, low)
 
 
 @inlined
@@ -35,7 +36,7 @@ def _searched_group(x, at, n, origin, iscale, low, high, codes, to):  # type: ig
         v = (load(x, at + i, STEP) - splat(origin, STEP)) * splat(iscale, STEP)
         v = select(v > lowest, v, lowest)
         v = select(v > highest, highest, v)
-        store_nearest(codes, to + i, lowest if iscale == ZERO else v, low, high)
+        store_nearest(codes, to + i, lowest if iscale == ZERO else v, low, high, low)
 
 
 @compiled
@@ -138,6 +139,16 @@ def proportional_codes(values, top, unit, codes):  # type: ignore[no-untyped-def
             codes[row, j] = np.uint8(_nearest(factor * values[row, j]) & 0xFF)
 
 
+@inlined
+def _row_codes(values, at, n, factor, low, high, codes):  # type: ignore[no-untyped-def]
+    """clip(nearest(factor * value), low, high), int8, for the n values at values[at:]."""
+    whole = n - n % STEP
+    for j in range(at, at + whole, STEP):
+        store_nearest(codes, j, splat(factor, STEP) * load(values, j, STEP), low, high, 0)
+    for j in range(at + whole, at + n):
+        codes[j] = min(max(_nearest(factor * values[j]), low), high)
+
+
 @compiled
 def signed_units(values, low, high, eps, zero_code, exact, unit, codes):  # type: ignore[no-untyped-def]
     """unit = peak / low, and codes = clip(nearest(value / unit), low, high), int8, per row of values (m, n).
@@ -146,25 +157,38 @@ def signed_units(values, low, high, eps, zero_code, exact, unit, codes):  # type
     unless `exact`, as 1 / (low / peak). A row whose peak is 0 or below eps in magnitude has unit 0 (if `exact`, with
     the sign that the division gives it) and codes zero_code.
     """
-    for row in range(values.shape[0]):
-        peak = ZERO
-        for j in range(values.shape[1]):
-            if abs(values[row, j]) > abs(peak):
-                peak = values[row, j]
-        empty = peak == ZERO or abs(peak) < eps
-        factor = np.float32(low) / peak
-        if exact:
-            unit[row] = peak / np.float32(low)
-        else:
-            unit[row] = ZERO if empty else ONE / factor
-        for j in range(values.shape[1]):
-            code = min(max(_nearest(factor * values[row, j]), low), high)
-            codes[row, j] = zero_code if empty else code
+    rows, n = values.shape
+    flat, flat_codes = values.reshape(-1), codes.reshape(-1)
+    tile, found = np.empty((n, WIDTH), np.float32), np.empty((2, WIDTH), np.float32)
+    zero, lowest = splat(ZERO, WIDTH), splat(np.float32(low), WIDTH)
+    for first in range(0, rows, WIDTH):
+        load_tile(flat, first, n, tile)
+        peak = signed_peak(tile)
+        empty = (peak == zero) | (absolute(peak) < splat(eps, WIDTH))
+        factor = lowest / peak
+        store(found, 0, peak / lowest if exact else select(empty, zero, splat(ONE, WIDTH) / factor))
+        store(found, WIDTH, factor)
+        nothing = lane_bits(empty)
+        for lane in range(min(WIDTH, rows - first)):
+            row = first + lane
+            unit[row] = found[0, lane]
+            if (nothing >> np.uint64(lane)) & np.uint64(1):
+                codes[row] = zero_code
+            else:
+                _row_codes(flat, row * n, n, found[1, lane], low, high, flat_codes)
 
 
 @compiled
 def nearest_codes(values, factor, low, high, codes):  # type: ignore[no-untyped-def]
     """codes = clip(nearest(factor * value), low, high), int8 (m, n), factor (m,)."""
-    for row in range(values.shape[0]):
-        for j in range(values.shape[1]):
-            codes[row, j] = min(max(_nearest(factor[row] * values[row, j]), low), high)
+    rows, n = values.shape
+    for row in range(rows):
+        _row_codes(values.reshape(-1), row * n, n, factor[row], low, high, codes.reshape(-1))
+
+
+@compiled
+def products(unit, counts, scale):  # type: ignore[no-untyped-def]
+    """scale = unit * count, for units (m,) and counts (m, n)."""
+    for row in range(counts.shape[0]):
+        for j in range(counts.shape[1]):
+            scale[row, j] = unit[row] * np.float32(counts[row, j])

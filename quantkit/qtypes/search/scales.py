@@ -154,6 +154,15 @@ def nearest_codes(values: F32, factor: F32, low: int, high: int) -> NDArray[np.i
     return codes
 
 
+def products(unit: F32, counts: NDArray[np.int8] | U8) -> F32:
+    """The scales unit * count, of units (m,) and counts (m, n)."""
+    from quantkit.qtypes.search import rounding
+
+    scale = np.empty(counts.shape, np.float32)
+    rounding.products(unit, frozen(np.ascontiguousarray(counts)), scale)
+    return scale
+
+
 def inverse(values: F32) -> F32:
     """1 / value, and 0 where the value is 0; infinite where float32 has no number that large."""
     return np.divide(np.float32(1), values, out=np.zeros_like(values), where=values != 0)

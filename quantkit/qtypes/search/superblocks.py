@@ -77,17 +77,13 @@ def block_sigma2(blocks: F32, factor: int, groups: int) -> F32:
 
 def offset_grid(d: F16, dmin: F16, sc: U8, m: U8, top: int) -> Grid:
     """The grid of codes 0..top with scales d * sc and offsets -dmin * m; d and dmin (b,), sc and m (b, groups)."""
-    with np.errstate(invalid="ignore"):  # an infinite d, which no encoder stores, times 0
-        scale = widened(d)[:, None] * sc
-        offset = -(widened(dmin)[:, None] * m)
+    scale, offset = scales.products(widened(d), sc), scales.products(-widened(dmin), m)
     return Grid(scale, offset, 0, top, fields={"d": d, "dmin": dmin, "sc": sc, "m": m})
 
 
 def signed_grid(d: F16, sc: NDArray[np.int8], limits: tuple[int, int], levels: F32 | None = None) -> Grid:
     """The grid of codes limits[0]..limits[1] with scales d * sc; d (b,), sc (b, groups)."""
-    with np.errstate(invalid="ignore"):
-        scale = widened(d)[:, None] * sc
-    return Grid(scale, None, *limits, levels=levels, fields={"d": d, "sc": sc})
+    return Grid(scales.products(widened(d), sc), None, *limits, levels=levels, fields={"d": d, "sc": sc})
 
 
 def pack_six_bits(sc: U8, m: U8) -> U8:
