@@ -26,7 +26,8 @@ from quantkit.families.model import Rows
 
 SPAN = 64  # samples; a power of two, so that chunks divide it
 CACHED = 64  # tokens summed at once by a core, so that they stay in its cache: less than half the time
-BAND = 256  # rows of a Gram matrix computed at once: larger ones waste work on the diagonal, smaller ones are slow
+BAND = 256  # rows of a Gram matrix computed at once
+CORNER = 64  # of these, where they meet the diagonal: larger ones compute more of what is noise, smaller ones are slow
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Gram:
 
     Its upper triangle as float32 bands (BAND, cols - first row of the band).
 
-    Half the memory and half the work of the whole matrix. Below the diagonal inside a band is noise.
+    Half the memory and half the work of the whole matrix. Below the diagonal inside a band is noise, or zero.
     """
 
     bands: tuple[Tensor, ...]
@@ -126,10 +127,14 @@ class Accumulator:
         """Add the products of a band of columns with all columns from it on, for each of `inputs` in order."""
         assert self.sums.gram is not None
         band = self.sums.gram.bands[number]
-        start = number * BAND
+        height, width = band.shape
         for x in inputs:
-            if x.shape[0]:
-                band.addmm_(x[:, start : start + band.shape[0]].T, x[:, start:])
+            own = x[:, number * BAND :]
+            for first in range(0, height if len(x) else 0, CORNER):
+                last = min(first + CORNER, height)
+                band[first:last, first:height].addmm_(own[:, first:last].T, own[:, first:height])
+            if len(x) and height < width:
+                band[:, height:].addmm_(own[:, :height].T, own[:, height:])
 
 
 @dataclass(frozen=True)
