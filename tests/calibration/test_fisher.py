@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from quantkit.calibration.text import spec
 from quantkit.calibration.text.samples import Samples
 from quantkit.calibration.walk import fisher
 from quantkit.calibration.walk.fisher import SEED, downstream
+from quantkit.calibration.walk.known import NO_ARGUMENTS
+from quantkit.calibration.walk.model import BlockModel, block_at, resident_block
+from quantkit.calibration.walk.resident import Resident
+from quantkit.calibration.walk.skeleton import Arguments
 from quantkit.errors import NonFiniteError
 
 
@@ -66,6 +71,26 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
     one, three = (downstream(model_of(TINY, threads), samples) for threads in (1, 3))
     assert torch.equal(one.tied(), three.tied())
     assert torch.equal(one.embedding.full(), three.embedding.full())
+
+
+@pytest.mark.parametrize("kept", [0, 1, 3])
+def test_blocks_whose_runs_are_kept_give_the_same_bits(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the last blocks are kept, as many as there is room for, and each other block is loaded twice."""
+    samples, model = windows(2048, count=2, seqlen=40), model_of(TINY)
+    block = resident_block(model, 0, NO_ARGUMENTS)
+    size = sum(p.numel() for p in block.module.parameters()) * 4 + samples.tokens.size * model.token_bytes(block, 40)
+    expected = downstream(model, samples)
+    loaded: list[int] = []
+
+    def load(model: BlockModel, index: int, arguments: Sequence[Arguments]) -> Resident:
+        loaded.append(index)
+        return block_at(model, index, arguments)
+
+    monkeypatch.setattr(fisher, "block_at", load)
+    monkeypatch.setattr(fisher, "KEPT_BYTES", kept * size)
+    found = downstream(model, samples)
+    assert loaded == [0, 1, 2, 3, *reversed(range(4 - kept))]
+    assert torch.equal(found.embedding.full(), expected.embedding.full())
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,16 @@ empirical look-alike. An error d of a token's row then costs d G d^T / 2 of KL d
 second order. The rows of the embedding are looked up: they have no inputs, and this is the Hessian that they have.
 
 Samples go forward through the original weights, and what each block reads is kept; gradients then come back block by
-block, each block computed once more from what it read. One block is in memory at a time, and the kept activations
-(samples x seqlen x hidden for each block) lie where the model's scratch space is.
+block. The last blocks keep all that gradients need, where that takes no more than KEPT_BYTES; each other block is
+computed once more from what it read, and of these one is in memory at a time. The kept activations (samples x seqlen x
+hidden for each block) lie where the model's scratch space is.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -36,6 +37,7 @@ from quantkit.events import BlockProgress, Sink, ignore
 
 SEED = 0x5EED
 EMBEDDING, HEAD = "embedding", "head"
+KEPT_BYTES = 768 << 20  # of blocks and their runs forward that the way back need not repeat
 
 Result = TypeVar("Result")
 
@@ -99,8 +101,18 @@ def downstream(model: BlockModel, samples: Samples, emit: Sink = ignore, watch: 
         return _Passes(model, samples, pool, emit, watch).run()
 
 
+@dataclass(frozen=True)
+class _Run:
+    """A block in memory with its runs, which gradients can be taken of: what it read and gave, by first sample."""
+
+    resident: Resident
+    nbytes: int
+    found: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
 class _Passes:
-    """The two passes: `kept` is what each block and the head read, (n, seqlen, hidden) each."""
+    """The two passes: `kept` is what each block and the head read, (n, seqlen, hidden) each; `runs` are those of the
+    last blocks, by number."""
 
     def __init__(self, model: BlockModel, samples: Samples, pool: Workers, emit: Sink, watch: Watch | None) -> None:
         self._model, self._pool, self._emit, self._watch = model, pool, emit, watch
@@ -111,6 +123,7 @@ class _Passes:
         step = chunk_samples(self._ids.shape[1], model.device)
         self._chunks = [slice(first, min(first + step, len(self._ids))) for first in range(0, len(self._ids), step)]
         self._kept: list[Tensor] = []
+        self._runs: dict[int, _Run] = {}
         self._arguments: tuple[Arguments, ...] = ()
 
     def run(self) -> Downstream:
@@ -143,14 +156,44 @@ class _Passes:
         self._kept = [hidden]
         for index in range(len(self._model.steps)):
             resident, read, given = self._block(index), self._kept[-1], self._new(first.shape[-1])
+            run = self._room_for(index, resident)
 
-            def advance(chunk: slice, resident: Resident = resident, read: Tensor = read, to: Tensor = given) -> None:
-                output, _ = resident.run(read[chunk].to(self._model.device))
-                assert output is not None
-                to[chunk] = output.to(to.device)
+            def advance(
+                chunk: slice,
+                resident: Resident = resident,
+                read: Tensor = read,
+                to: Tensor = given,
+                run: _Run | None = run,
+            ) -> None:
+                with torch.set_grad_enabled(run is not None):
+                    hidden, output, _ = self._ran(resident, read[chunk])
+                if run is not None:
+                    run.found[chunk.start] = hidden, output
+                to[chunk] = output.detach().to(to.device)
 
             self._each(advance, resident.name, index + 1)
             self._kept.append(given)
+
+    def _room_for(self, index: int, resident: Resident) -> _Run | None:
+        """Where the runs of a block are kept, in the place of those of earlier ones, which the way back comes to later;
+        None where they are not: they are too large, or a watch has yet to say what it wants to see of them."""
+        weights = 4 * sum(parameter.numel() for parameter in resident.module.parameters())
+        size = weights + self._ids.numel() * self._model.token_bytes(resident, self._ids.shape[1])
+        if self._watch is not None or size > KEPT_BYTES:
+            return None
+        while sum(run.nbytes for run in self._runs.values()) + size > KEPT_BYTES:
+            del self._runs[min(self._runs)]
+        self._runs[index] = _Run(resident, size)
+        return self._runs[index]
+
+    def _ran(
+        self, resident: Resident, read: Tensor, wanted: frozenset[str] = frozenset()
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """What a block reads and gives, and what these linears read; gradients at what it reads, where they are on."""
+        hidden = read.to(self._model.device).requires_grad_(torch.is_grad_enabled())
+        output, inputs = resident.run(hidden, Wanted(wanted, only=False))
+        assert output is not None
+        return hidden, output, inputs
 
     def _from_head(self) -> tuple[Tensor, Gram, float]:
         """Gradients at what the head reads, and what its matrix costs."""
@@ -193,20 +236,22 @@ class _Passes:
 
     def _backward(self, index: int, gradients: Tensor) -> None:
         """Gradients at what a block gives become those at what it reads."""
-        resident, read, watch = self._block(index), self._kept.pop(), self._watch
+        run, read, watch = self._runs.pop(index, None), self._kept.pop(), self._watch
+        resident = run.resident if run else self._block(index)
         wanted = watch.linears(index) if watch else frozenset()
         given = _outputs_of(resident, wanted)
 
         def back(chunk: slice) -> Any:
-            hidden = read[chunk].to(self._model.device)
-            with torch.enable_grad():
-                hidden.requires_grad_()
-                given.found = {}
-                output, inputs = resident.run(hidden, Wanted(wanted, only=False))
-                assert output is not None
-                outputs = given.found
-                to = gradients[chunk].to(output.device)
-                found, *own = torch.autograd.grad(output, [hidden, *outputs.values()], to)
+            outputs: dict[str, Tensor] = {}
+            inputs: dict[str, Tensor] = {}
+            if run is not None:
+                hidden, output = run.found.pop(chunk.start)
+            else:
+                given.found = outputs
+                with torch.enable_grad():
+                    hidden, output, inputs = self._ran(resident, read[chunk], wanted)
+            to = gradients[chunk].to(output.device)
+            found, *own = torch.autograd.grad(output, [hidden, *outputs.values()], to)
             flat = {n: _by_row(one, resident.linears[n].rows) for n, one in zip(outputs, own, strict=True)}
             # before the new gradients take the place of those that a linear at the end of the block has as its own
             result = watch.seen(len(hidden), inputs, flat) if watch else None
