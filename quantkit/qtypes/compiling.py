@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any
 
+from llvmlite import binding  # type: ignore[import-untyped]
 from numba import njit
 from numba.core import caching
 from numba.core.runtime import rtsys
@@ -16,7 +19,8 @@ DAMAGED = (
     MemoryError, NameError, RuntimeError, SyntaxError, TypeError, ValueError,
 )  # fmt: skip
 
-
+RUNTIME = re.compile(rb"NRT_\w+")  # functions of numba's runtime, as machine code names them
+OF_A_LOOP = frozenset({b"NRT_incref", b"NRT_decref"})  # which each loop has in its own code
 FORM = "without empty environments"  # of what is kept; code that was kept in another is compiled again
 
 
@@ -32,12 +36,33 @@ class _Kept(caching.CompileResultCacheImpl):  # type: ignore[misc]
         own = compiled.environment
         return (*code, tuple(each for each in environments if each is own or each.consts))
 
+    def rebuild(self, context: Any, kept: Any) -> Any:
+        """The loop. Needs numba's runtime: its functions by address, or all of it where the code names others."""
+        code: bytes = kept[0][2][0]
+        if not _runtime().issuperset(RUNTIME.findall(code)):
+            rtsys.initialize(context)
+        return super().rebuild(context, kept)
+
+
+@cache
+def _runtime() -> frozenset[bytes]:
+    """Tell LLVM where the functions of numba's runtime are, and return their names: what `rtsys.initialize` does before
+    it compiles a library (0.02 s), with which only code in the making is linked."""
+    try:
+        from numba.core.runtime._nrt_python import c_helpers
+    except ImportError:  # a numba that has them elsewhere
+        return frozenset()
+    functions = {name if name.startswith("_") else f"NRT_{name}": address for name, address in c_helpers.items()}
+    for name, address in functions.items():
+        binding.add_symbol(name, address)
+    return OF_A_LOOP.union(name.encode() for name in functions)
+
 
 class KeptCache(caching.FunctionCache):  # type: ignore[misc]  # numba offers no other way
     """Numba's cache, which is a help and no more: what cannot be written or read back is compiled again.
 
-    Reading machine code needs numba's runtime, and nothing of what compiling needs: a hundred modules about everything
-    that a loop might call, which the compiler imports by itself where there is no code on the disk.
+    Reading machine code needs nothing of what compiling needs: a hundred modules about everything that a loop might
+    call, which the compiler imports by itself where there is no code on the disk.
     """
 
     _impl_class = _Kept
@@ -46,7 +71,6 @@ class KeptCache(caching.FunctionCache):  # type: ignore[misc]  # numba offers no
         return (*super()._index_key(signature, codegen), FORM)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        rtsys.initialize(target_context)
         with self._guard_against_spurious_io_errors():
             return self._load_overload(sig, target_context)
 
