@@ -15,7 +15,7 @@ from walks import CARRYING, TINY, carrying, model_of, whole_model, windows
 from quantkit.calibration.text import spec
 from quantkit.calibration.text.samples import Samples
 from quantkit.calibration.walk import fisher
-from quantkit.calibration.walk.fisher import SEED, downstream
+from quantkit.calibration.walk.fisher import SEED, downstream, drawn
 from quantkit.calibration.walk.known import NO_ARGUMENTS
 from quantkit.calibration.walk.model import BlockModel, block_at, resident_block
 from quantkit.calibration.walk.resident import Resident
@@ -35,8 +35,7 @@ def in_one_piece(folder: Path, samples: Samples) -> tuple[np.ndarray, np.ndarray
     fisher_, gram, squares = 0, 0, 0.0
     for number, ids in enumerate(torch.from_numpy(samples.tokens).long()):
         log = torch.log_softmax(model(ids[None]).logits[0], -1)
-        drawn = torch.Generator().manual_seed(SEED + number * len(ids))
-        labels = torch.multinomial(log.detach().exp(), 1, generator=drawn)
+        labels = drawn(log, SEED + number * len(ids))
         found = torch.autograd.grad(log.gather(1, labels).sum(), [kept["embedded"], kept["given"]])
         g, x = found[0][0].double().numpy(), kept["read"][0].detach().double().numpy()
         fisher_, gram, squares = fisher_ + g.T @ g, gram + x.T @ x, squares + float(found[1].double().square().sum())
@@ -109,6 +108,22 @@ def test_it_takes_no_more_tokens_than_it_needs(
     assert torch.equal(found.tied(), downstream(model_of(folder), samples.part(0, run)).tied())
 
 
+@pytest.mark.parametrize("labels", [2, 50, 700])
+def test_labels_are_drawn_as_often_as_they_are_likely(labels: int) -> None:
+    """Counts of 65,536 draws against their chances, by chi squared; those that cannot be are never drawn."""
+    count, draws = 1 << 16, torch.Generator().manual_seed(labels)
+    log = torch.log_softmax(2 * torch.randn(labels, generator=draws), 0)
+    log[[0, -1] if labels > 2 else []] = -torch.inf
+    log -= log.logsumexp(0)
+    step = count // 64
+    found = torch.cat([drawn(log.expand(step, labels), SEED + number) for number in range(64)])
+    assert found.shape == (count, 1)
+    counts, expected = torch.bincount(found[:, 0], minlength=labels).double(), count * log.double().exp()
+    assert not counts[expected == 0].any()
+    apart = ((counts - expected).square() / expected)[expected > 0].sum()
+    assert abs(apart - labels) < 6 * (2 * labels) ** 0.5 + 4
+
+
 def test_gradients_that_are_no_numbers_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     true = fisher._head_gradient
 
@@ -167,8 +182,7 @@ def test_a_watch_sees_the_gradient_of_every_weight(name: str, linears: tuple[str
     model = whole_model(folder)
     for number, ids in enumerate(torch.from_numpy(samples.tokens).long()):
         log = torch.log_softmax(model(ids[None]).logits[0], -1)
-        drawn = torch.Generator().manual_seed(SEED + number * len(ids))
-        log.gather(1, torch.multinomial(log.detach().exp(), 1, generator=drawn)).sum().backward()
+        log.gather(1, drawn(log, SEED + number * len(ids))).sum().backward()
     expected = dict(model.named_parameters())
     assert watch.found
     for name, gradient in watch.found.items():

@@ -331,6 +331,16 @@ def _outputs_of(resident: Resident, linears: frozenset[str]) -> threading.local:
     return local
 
 
+def drawn(log: Tensor, seed: int) -> Tensor:
+    """A label for each token, int64 (tokens, 1), drawn with the chances whose logarithms are given (tokens, labels): by
+    where one random number lies among the sums of chances. torch.multinomial draws one for every label, which takes ten
+    times as long."""
+    sums = log.detach().exp().cumsum(-1)
+    numbers = torch.rand((len(log), 1), generator=torch.Generator(log.device).manual_seed(seed), device=log.device)
+    found = torch.searchsorted(sums, numbers * sums[:, -1:], right=True)
+    return found.clamp_(max=log.shape[1] - 1)  # behind all: a product rounded up, or chances that are no numbers
+
+
 def _head_gradient(
     head: Resident,
     hidden: Tensor,
@@ -345,9 +355,7 @@ def _head_gradient(
         logits, inputs = head.run(hidden.requires_grad_(), Wanted(frozenset({name}), only=False))
         assert logits is not None
         log = torch.log_softmax(logits[0], -1)
-        drawn = torch.Generator(hidden.device).manual_seed(seed)
-        labels = torch.multinomial(log.detach().exp(), 1, generator=drawn)
-        gradient, given = torch.autograd.grad(log.gather(1, labels).sum(), [hidden, local.given])
+        gradient, given = torch.autograd.grad(log.gather(1, drawn(log, seed)).sum(), [hidden, local.given])
     if see is not None:
         see(inputs[name].detach(), log.detach())
     return gradient, inputs[name].detach(), given.square().sum(dtype=torch.float64).cpu()
