@@ -40,7 +40,7 @@ def search_levels(groups, importance, sigma2, how, levels, middles, scale):  # t
     zero, first = splat(ZERO, WIDTH), splat(levels[0], WIDTH)
     for lane in range(0, scale.size, WIDTH):
         load_weighted(groups, importance, sigma2, how, lane, x, weight)
-        peak = signed_peak(x)
+        peak = signed_peak(x, WIDTH)
         inverse = splat(ONE, WIDTH) / ((zero - peak) / first)
         slx, sl2 = _moments(x, weight, inverse, levels, middles)
         best_scale = select(sl2 > zero, slx / sl2, zero)

@@ -4,7 +4,7 @@ Codes are -top..top - 1, weights x*x. The names of the sums are the reference's:
 sweep proposes for every element the code that fits best with the others held, and takes it where the fit improves.
 
 Four of five groups have their best codes at once, and three of five of the others after one sweep, which is seen
-without dividing (see `_sure`). A sweep is one long chain of sums and divisions, so it takes WIDE groups side by side;
+without dividing (see `_sure`). A sweep is one long chain of sums and divisions, so it takes WIDTH groups side by side;
 those that have their best codes then leave their lanes to others.
 
 Groups in lanes are tiles x (n, lanes) of weights and terms (n, lanes), w*x*l, and a state (n + 2, lanes): the codes,
@@ -16,11 +16,11 @@ from __future__ import annotations
 import numpy as np
 
 from quantkit.qtypes.search.compilation import called, compiled, inlined
-from quantkit.qtypes.search.groups import WIDTH
 from quantkit.qtypes.search.lanes import absolute, first_lane, lane_bits, load, nearest, select, splat, store, whole
 from quantkit.qtypes.search.tiles import EPS, INFINITY, ZERO, gather_tile, load_tile, signed_peak
 
-WIDE = 64  # groups that are swept at once
+WIDTH = 64  # groups that are swept at once
+ALL_LANES = np.uint64(2**WIDTH - 1)
 SWEEPS = 5
 # A sum that is larger has terms that are rounded by the last bit of their mantissa, not by the end of float32's range.
 TINY = np.float32(1e-30)
@@ -34,7 +34,7 @@ def _first_codes(x, codes, top, terms):  # type: ignore[no-untyped-def]
     another group slx is NaN.
     """
     high, zero = splat(np.float32(top - 1), WIDTH), splat(ZERO, WIDTH)
-    peak = signed_peak(x)
+    peak = signed_peak(x, WIDTH)
     iscale = splat(np.float32(-top), WIDTH) / peak
     slx, sl2 = zero, zero
     for i in range(x.shape[0]):
@@ -68,7 +68,7 @@ def _any_codes(x, codes, top, peak):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _sure(x, codes, top, terms, sums, width):  # type: ignore[no-untyped-def]
+def _sure(x, codes, top, terms, sums):  # type: ignore[no-untyped-def]
     """Lanes in which a sweep surely changes nothing.
 
     With rest = slx - term, the proposal x * (sl2 - w*q*q) / rest is q + (x * sl2 / slx - q) * slx / rest. It is within
@@ -77,16 +77,16 @@ def _sure(x, codes, top, terms, sums, width):  # type: ignore[no-untyped-def]
     Where slx is not positive no proposal is made: all terms have its sign, and so has what is left without one.
     """
     slx, sl2 = sums
-    zero, infinity = splat(ZERO, width), splat(INFINITY, width)
-    low, high = splat(np.float32(-top), width), splat(np.float32(top - 1), width)
-    ratio, share = sl2 / slx, splat(np.float32(0.499), width) / slx
-    sure = (slx > splat(TINY, width)) & (slx < infinity) & (sl2 < infinity)
+    zero, infinity = splat(ZERO, WIDTH), splat(INFINITY, WIDTH)
+    low, high = splat(np.float32(-top), WIDTH), splat(np.float32(top - 1), WIDTH)
+    ratio, share = sl2 / slx, splat(np.float32(0.499), WIDTH) / slx
+    sure = (slx > splat(TINY, WIDTH)) & (slx < infinity) & (sl2 < infinity)
     for i in range(x.shape[0]):
-        proposed = load(x, i * width, width) * ratio
+        proposed = load(x, i * WIDTH, WIDTH) * ratio
         proposed = select(proposed < low, low, proposed)
         proposed = select(proposed > high, high, proposed)
-        away = absolute(proposed - load(codes, i * width, width)) + share * load(terms, i * width, width)
-        sure = sure & (away < splat(np.float32(0.498), width))
+        away = absolute(proposed - load(codes, i * WIDTH, WIDTH)) + share * load(terms, i * WIDTH, WIDTH)
+        sure = sure & (away < splat(np.float32(0.498), WIDTH))
     return sure | (slx < zero) | (slx == zero)
 
 
@@ -104,22 +104,22 @@ def _first_look(x, state, terms, top, scale, first):  # type: ignore[no-untyped-
     store(state, (n + 1) * WIDTH, sl2)
     empty = absolute(peak) < splat(EPS, WIDTH)
     store(scale, first, select(empty, zero, select(sl2 > zero, slx / sl2, zero)))
-    return lane_bits(~(_sure(x, state, top, terms, (slx, sl2), WIDTH) | empty))
+    return lane_bits(~(_sure(x, state, top, terms, (slx, sl2)) | empty))
 
 
 @called
 def _sweep(x, state, terms, top):  # type: ignore[no-untyped-def]
-    """Change the codes of WIDE groups one by one where that improves the fit.
+    """Change the codes of WIDTH groups one by one where that improves the fit.
 
     Returns, as bits, the lanes in which another sweep would change nothing.
     """
     n = x.shape[0]
-    low, high, zero = splat(np.float32(-top), WIDE), splat(np.float32(top - 1), WIDE), splat(ZERO, WIDE)
-    before, before2 = load(state, n * WIDE, WIDE), load(state, (n + 1) * WIDE, WIDE)
+    low, high, zero = splat(np.float32(-top), WIDTH), splat(np.float32(top - 1), WIDTH), splat(ZERO, WIDTH)
+    before, before2 = load(state, n * WIDTH, WIDTH), load(state, (n + 1) * WIDTH, WIDTH)
     slx, sl2 = before, before2
     for i in range(n):
-        v = load(x, i * WIDE, WIDE)
-        q = load(state, i * WIDE, WIDE)
+        v = load(x, i * WIDTH, WIDTH)
+        q = load(state, i * WIDTH, WIDTH)
         w = v * v
         term = w * v * q
         rest = slx - term
@@ -132,42 +132,46 @@ def _sweep(x, state, terms, top):  # type: ignore[no-untyped-def]
         new_sl2 = rest2 + w * new * new
         better = (rest > zero) & (new != q) & (new_sl2 > zero)
         better = better & (new_slx * new_slx * sl2 > slx * slx * new_sl2)
-        store(state, i * WIDE, select(better, new, q))
-        store(terms, i * WIDE, select(better, new_term, term))
+        store(state, i * WIDTH, select(better, new, q))
+        store(terms, i * WIDTH, select(better, new_term, term))
         slx, sl2 = select(better, new_slx, slx), select(better, new_sl2, sl2)
-    store(state, n * WIDE, slx)
-    store(state, (n + 1) * WIDE, sl2)
+    store(state, n * WIDTH, slx)
+    store(state, (n + 1) * WIDTH, sl2)
     same = (slx == before) & (sl2 == before2)
-    return lane_bits(same | _sure(x, state, top, terms, (slx, sl2), WIDE))
+    return lane_bits(same | _sure(x, state, top, terms, (slx, sl2)))
 
 
 @inlined
-def _move(source, lane, width, target, to):  # type: ignore[no-untyped-def]
-    """Copy the state of a group from a lane of `width` to one of WIDE."""
+def _move(source, lane, target, to):  # type: ignore[no-untyped-def]
+    """Copy the state of a group from a lane to another; numpy's indexing, which checks each index, takes longer."""
     for i in range(source.shape[0]):
-        store(target, i * WIDE + to, load(source, i * width + lane, 1))
+        store(target, i * WIDTH + to, load(source, i * WIDTH + lane, 1))
 
 
 @called
 def _sweep_and_leave(flat, x, state, terms, top, owners, waiting, scale):  # type: ignore[no-untyped-def]
-    """Sweep the first `waiting` lanes once; groups that are done leave, the others move up. Returns how many are left.
+    """Sweep the first `waiting` lanes once and store the scales of their codes.
 
-    owners (2, WIDE): where each lane's group starts in `flat`, and how many sweeps it may still have.
+    Groups that are done leave, the others move up. Returns how many are left. owners (3, WIDTH): where each lane's
+    group starts in `flat`, its number, and how many sweeps it may still have.
     """
-    n = x.shape[0]
+    n, zero, left = x.shape[0], splat(ZERO, WIDTH), 0
     gather_tile(flat, owners[0], n, x)
-    done, stay = _sweep(x, state, terms, top), 0
+    done = _sweep(x, state, terms, top)
+    slx, sl2 = load(state, n * WIDTH, WIDTH), load(state, (n + 1) * WIDTH, WIDTH)
+    store(terms, 0, select(sl2 > zero, slx / sl2, zero))
     for lane in range(waiting):
-        owners[1, lane] -= 1
-        if (done >> np.uint64(lane)) & np.uint64(1) or owners[1, lane] == 0:
-            slx, sl2 = state[n, lane], state[n + 1, lane]
-            scale[owners[0, lane] // n] = slx / sl2 if sl2 > ZERO else ZERO
-            continue
-        if stay < lane:
-            _move(state, lane, WIDE, state, stay)
-            owners[0, stay], owners[1, stay] = owners[0, lane], owners[1, lane]
-        stay += 1
-    return stay
+        scale[owners[1, lane]] = terms[0, lane]
+    stay = ~done & (ALL_LANES >> np.uint64(WIDTH - waiting))
+    while stay != np.uint64(0):
+        lane = first_lane(stay)
+        stay &= stay - np.uint64(1)
+        owners[2, lane] -= 1
+        if owners[2, lane] > 0:
+            _move(state, lane, state, left)
+            owners[0, left], owners[1, left], owners[2, left] = owners[0, lane], owners[1, lane], owners[2, lane]
+            left += 1
+    return left
 
 
 @compiled
@@ -176,10 +180,8 @@ def search_descent(groups, top, scale):  # type: ignore[no-untyped-def]
     count, n = groups.shape
     flat, starts = groups.reshape(-1), np.empty(WIDTH, np.int64)
     x, terms = np.empty((n, WIDTH), np.float32), np.empty((n, WIDTH), np.float32)
-    state = np.empty((n + 2, WIDTH), np.float32)
-    wide_x, wide_terms = np.zeros((n, WIDE), np.float32), np.empty((n, WIDE), np.float32)
-    wide = np.zeros((n + 2, WIDE), np.float32)
-    owners, waiting = np.zeros((2, WIDE), np.int64), 0
+    state, swept = np.empty((n + 2, WIDTH), np.float32), np.zeros((n + 2, WIDTH), np.float32)
+    owners, waiting = np.zeros((3, WIDTH), np.int64), 0
     for first in range(0, count, WIDTH):
         for lane in range(WIDTH):
             starts[lane] = min((first + lane) * n, flat.size - n)
@@ -188,13 +190,13 @@ def search_descent(groups, top, scale):  # type: ignore[no-untyped-def]
         while waits != np.uint64(0):
             lane = first_lane(waits)
             waits &= waits - np.uint64(1)
-            _move(state, lane, WIDTH, wide, waiting)
-            owners[0, waiting], owners[1, waiting] = starts[lane], SWEEPS
+            _move(state, lane, swept, waiting)
+            owners[0, waiting], owners[1, waiting], owners[2, waiting] = starts[lane], first + lane, SWEEPS
             waiting += 1
-            while waiting == WIDE:
-                waiting = _sweep_and_leave(flat, wide_x, wide, wide_terms, top, owners, waiting, scale)
+            while waiting == WIDTH:
+                waiting = _sweep_and_leave(flat, x, swept, terms, top, owners, waiting, scale)
     while waiting > 0:
-        waiting = _sweep_and_leave(flat, wide_x, wide, wide_terms, top, owners, waiting, scale)
+        waiting = _sweep_and_leave(flat, x, swept, terms, top, owners, waiting, scale)
 
 
 @compiled
@@ -202,19 +204,15 @@ def descent_codes(groups, top, kept):  # type: ignore[no-untyped-def]
     """The codes that search B leaves, to kept (m, n): those of a group that counts as zero are all -top."""
     count, n = groups.shape
     x, terms = np.empty((n, WIDTH), np.float32), np.empty((n, WIDTH), np.float32)
-    state = np.empty((n + 2, WIDTH), np.float32)
-    wide_x, wide_terms = np.zeros((n, WIDE), np.float32), np.empty((n, WIDE), np.float32)
-    wide = np.zeros((n + 2, WIDE), np.float32)
-    scale = np.empty(WIDTH, np.float32)
+    state, scale = np.empty((n + 2, WIDTH), np.float32), np.empty(WIDTH, np.float32)
     for first in range(0, count, WIDTH):
         load_tile(groups.reshape(-1), first, n, x)
         _first_look(x, state, terms, top, scale, 0)
-        wide_x[:, :WIDTH], wide[:, :WIDTH] = x, state
         for _ in range(SWEEPS):
-            _sweep(wide_x, wide, wide_terms, top)
+            _sweep(x, state, terms, top)
         for lane in range(min(WIDTH, count - first)):
             empty = True
             for i in range(n):
                 empty = empty and not abs(x[i, lane]) >= EPS
             for i in range(n):
-                kept[first + lane, i] = np.float32(-top) if empty else wide[i, lane]
+                kept[first + lane, i] = np.float32(-top) if empty else state[i, lane]

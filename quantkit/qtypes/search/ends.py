@@ -41,7 +41,7 @@ def search_ends(groups, importance, how, levels, middles, shares, scale):  # typ
     zero = splat(ZERO, WIDTH)
     for lane in range(0, scale.size, WIDTH):
         load_weighted(groups, importance, importance, how, lane, x, weight)
-        peak = signed_peak(x)
+        peak = signed_peak(x, WIDTH)
         best, best_scale = zero, zero
         for k in range(2 * shares.size):
             end = levels[0] if k % 2 == 0 else levels[-1]

@@ -9,6 +9,8 @@ import numpy as np
 
 from quantkit.tensors import F32
 
+WIDTH = 32  # groups side by side
+
 
 class Weighting(IntEnum):
     """How much the error of a weight x counts in a search; qw is its importance."""
@@ -80,13 +82,11 @@ def whole_numbers(low: int, high: int) -> F32:
     return np.array([low, high], np.float32)
 
 
-def lanes(groups: int) -> int:
-    """Lanes of the tiles that hold so many groups."""
+def lanes(groups: int, width: int = WIDTH) -> int:
+    """Lanes of the tiles of `width` that hold so many groups."""
+    return -(-groups // width) * width
 
-    return -(-groups // WIDTH) * WIDTH
 
-
-WIDTH = 32
 NEAR = 8  # points of a lattice that are compared at once
 
 MAGNITUDE = int(Weighting.MAGNITUDE)

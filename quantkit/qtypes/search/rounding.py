@@ -104,7 +104,7 @@ def cut_to_planes(x, top, signed, planes, raw, scale, minimum):  # type: ignore[
         nothing = splat(ZERO, WIDTH)
         if signed:
             low = nothing
-            d = signed_peak(tile) / splat(np.float32(-top), WIDTH)
+            d = signed_peak(tile, WIDTH) / splat(np.float32(-top), WIDTH)
         else:
             low, high = extremes(tile)
             d = (high - low) / splat(np.float32(top), WIDTH)
@@ -163,7 +163,7 @@ def signed_units(values, low, high, eps, zero_code, exact, unit, codes):  # type
     zero, lowest = splat(ZERO, WIDTH), splat(np.float32(low), WIDTH)
     for first in range(0, rows, WIDTH):
         load_tile(flat, first, n, tile)
-        peak = signed_peak(tile)
+        peak = signed_peak(tile, WIDTH)
         empty = (peak == zero) | (absolute(peak) < splat(eps, WIDTH))
         factor = lowest / peak
         store(found, 0, peak / lowest if exact else select(empty, zero, splat(ONE, WIDTH) / factor))

@@ -62,7 +62,7 @@ def search_descent(groups: F32, top: int) -> F32:
     """Search B, for codes -top..top - 1 of groups (m, n): scale (m,)."""
     from quantkit.qtypes.search import descent
 
-    scale = np.empty(lanes(len(groups)), np.float32)
+    scale = np.empty(lanes(len(groups), descent.WIDTH), np.float32)
     descent.search_descent(frozen(groups), top, scale)
     return scale[: len(groups)]
 

@@ -51,7 +51,7 @@ def _candidate(step, top, peak):  # type: ignore[no-untyped-def]
 def _search_any(x, weight, top, found):  # type: ignore[no-untyped-def]
     """Scale and iscale of a tile, for weights of any kind, infinite ones and NaN among them: see `_search_tame`."""
     low, high = splat(np.float32(-top), WIDTH), splat(np.float32(top - 1), WIDTH)
-    peak = signed_peak(x)
+    peak = signed_peak(x, WIDTH)
     iscale = low / peak
     slx, sl2 = _moments(x, weight, iscale, low, high)
     scale = select(sl2 != splat(ZERO, WIDTH), slx / sl2, splat(ZERO, WIDTH))

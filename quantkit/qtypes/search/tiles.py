@@ -117,12 +117,12 @@ def load_weighted(groups, importance, sigma2, how, first, x, weight):  # type: i
 
 
 @inlined
-def signed_peak(x):  # type: ignore[no-untyped-def]
-    """The element of largest magnitude of each lane, the first of equals, with its sign."""
-    peak = splat(ZERO, WIDTH)
+def signed_peak(x, width):  # type: ignore[no-untyped-def]
+    """The element of largest magnitude of each of `width` lanes, the first of equals, with its sign."""
+    peak = splat(ZERO, width)
     largest = peak
     for i in range(x.shape[0]):
-        v = load(x, i * WIDTH, WIDTH)
+        v = load(x, i * width, width)
         magnitude = absolute(v)
         larger = magnitude > largest
         peak, largest = select(larger, v, peak), select(larger, magnitude, largest)
