@@ -17,7 +17,7 @@ import numpy as np
 
 from quantkit.qtypes.search.compilation import called, compiled, inlined
 from quantkit.qtypes.search.lanes import absolute, first_lane, lane_bits, load, nearest, select, splat, store, whole
-from quantkit.qtypes.search.tiles import EPS, INFINITY, ZERO, gather_tile, load_tile, signed_peak
+from quantkit.qtypes.search.tiles import EPS, INFINITY, ZERO, ask_for_tile, gather_tile, load_tile, signed_peak
 
 WIDTH = 64  # groups that are swept at once
 ALL_LANES = np.uint64(2**WIDTH - 1)
@@ -186,6 +186,7 @@ def search_descent(groups, top, scale):  # type: ignore[no-untyped-def]
         for lane in range(WIDTH):
             starts[lane] = min((first + lane) * n, flat.size - n)
         gather_tile(flat, starts, n, x)
+        ask_for_tile(flat, first + WIDTH, n, WIDTH)
         waits = _first_look(x, state, terms, top, scale, first)
         while waits != np.uint64(0):
             lane = first_lane(waits)

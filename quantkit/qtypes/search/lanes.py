@@ -143,6 +143,20 @@ def load(_context: Any, array: Any, at: Any, width: Any) -> Any:
 
 
 @intrinsic
+def prefetch(_context: Any, array: Any, at: Any) -> Any:
+    """Ask for the cache line of element `at` of the flat order of an array, which may lie beyond its end."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        line = pointer(context, builder, signature.args[0], args[0], args[1], ir.IntType(8))
+        ask = ir.FunctionType(ir.VoidType(), [line.type, I32, I32, I32])
+        function = cgutils.get_or_insert_function(builder.module, ask, "llvm.prefetch.p0")
+        builder.call(function, [line, ir.Constant(I32, 0), ir.Constant(I32, 3), ir.Constant(I32, 1)])
+        return context.get_dummy_value()
+
+    return types.none(array, types.intp), emit
+
+
+@intrinsic
 def store(_context: Any, array: Any, at: Any, value: Any) -> Any:
     """Write the lanes to elements [at, at + width) of a C-contiguous float32 array."""
 

@@ -14,9 +14,10 @@ from quantkit.qtypes.search.compilation import called as called
 from quantkit.qtypes.search.compilation import compiled as compiled
 from quantkit.qtypes.search.compilation import inlined as inlined
 from quantkit.qtypes.search.groups import IMPORTANCE, MAGNITUDE, PURE_IMPORTANCE, RMS_MAGNITUDE, WIDTH
-from quantkit.qtypes.search.lanes import absolute, load, select, splat, square_root, store, transpose
+from quantkit.qtypes.search.lanes import absolute, load, prefetch, select, splat, square_root, store, transpose
 
 ALL_LANES = (1 << WIDTH) - 1
+LINE = 16  # float32 in a cache line of 64 bytes
 SIDE = 16  # rows and columns that `transpose` turns at once
 
 ZERO = np.float32(0)
@@ -76,6 +77,16 @@ def square_sums(source, n, sums):  # type: ignore[no-untyped-def]
             sums[row + lane] = lane_sums[lane]
 
 
+@inlined
+def ask_for_tile(source, first, n, width):  # type: ignore[no-untyped-def]
+    """Have groups first..first + width of n elements brought into the cache: processors do not look that far ahead.
+
+    A tile is read at once and then worked on for long; without this, the first touch of every line waits for memory.
+    """
+    for at in range(first * n, (first + width) * n, LINE):
+        prefetch(source, at)
+
+
 @called
 def load_weighted(groups, importance, sigma2, how, first, x, weight):  # type: ignore[no-untyped-def]
     """Load groups first.. of `groups` (m, n) into the tile x, and make their weights as `how` says.
@@ -85,6 +96,7 @@ def load_weighted(groups, importance, sigma2, how, first, x, weight):  # type: i
     """
     m, n = groups.shape
     load_tile(groups.reshape(-1), first, n, x)
+    ask_for_tile(groups.reshape(-1), first + WIDTH, n, WIDTH)
     if how in (IMPORTANCE, PURE_IMPORTANCE):
         load_tile(importance, first, n, weight)
     spread = splat(ZERO, WIDTH)
