@@ -18,7 +18,7 @@ import numpy as np
 
 from quantkit.qtypes.base import Codes, Grid, QuantType, as_blocks
 from quantkit.qtypes.search import blocks, scales, superblocks
-from quantkit.qtypes.search.blocks import Encoder, read_half, write_half
+from quantkit.qtypes.search.blocks import LARGE_SLAB, Encoder, read_half, write_half
 from quantkit.qtypes.search.groups import Groups, Weighting, whole_numbers
 from quantkit.qtypes.search.planes import Plane, SearchCodes, pack_planes, round_to_planes, unpack_planes
 from quantkit.qtypes.search.units import Ladder, Units
@@ -100,7 +100,7 @@ def _search_weighted(weights: F32, importance: F32) -> tuple[Grid, SearchCodes]:
 
 
 UNITS = Units(Ladder("d", "sc", SCALE_LOW, SCALE_HIGH))
-ENCODER = Encoder(BLOCK, NBYTES, _quantize)
+ENCODER = Encoder(BLOCK, NBYTES, _quantize, LARGE_SLAB)
 TYPE = QuantType(
     name="q3_k", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, search=search, pack=pack, unpack=unpack, gguf=11,
     uses_importance=True, code_bytes=96, inputs="q8_k", encode_ns=8.0, units=UNITS,
