@@ -16,7 +16,6 @@ from quantkit.extras import RUN_MODELS, require_installed
 from quantkit.families.describe_tower import LEFT_OUT
 from quantkit.families.model import Model
 from quantkit.filling.hashing import SourceHasher
-from quantkit.formats.gguf.imatrix import Imatrix, read_imatrix
 from quantkit.pipeline.consumers import require_loadable
 from quantkit.pipeline.opening import open_wanted
 from quantkit.pipeline.prepared import Prepared
@@ -33,6 +32,7 @@ from quantkit.units import counted, parse_size
 
 if TYPE_CHECKING:
     from quantkit.calibration.inputs import Inputs
+    from quantkit.formats.gguf.imatrix import Imatrix
     from quantkit.pipeline.tune import Tuning
 
 T = TypeVar("T")
@@ -100,7 +100,11 @@ def _plan_all(
     recipes, tuning = wanted
     calibration = _calibration(request, checkpoint, wanted, emit)
     model = _tried(lambda: _described(request, checkpoint)) if any(r.mixture for r in recipes) else None
-    given = read_imatrix(request.imatrix) if request.imatrix else None
+    given = None
+    if request.imatrix:
+        from quantkit.formats.gguf.imatrix import read_imatrix
+
+        given = read_imatrix(request.imatrix)
     made = None
     if calibration is not None and isinstance(model, Model) and any(r.reads_importance for r in recipes):
         made = _tried(partial(calibration.importance, checkpoint, model, emit))

@@ -26,7 +26,6 @@ from quantkit.families.model import Model
 from quantkit.families.model_card import CARD_FILE
 from quantkit.formats.containers.declared import SIDE_CONFIGS
 from quantkit.formats.gguf.file import read_gguf, shard_paths
-from quantkit.pipeline.record_checks import Subject, check_making, check_record, wrong_making
 from quantkit.plan.base import Plan
 from quantkit.plan.carried import CONFIG, REPLACED, carried_names
 from quantkit.plan.describe import describe_source
@@ -173,6 +172,8 @@ def _gguf(artifact: Path, source: Checkpoint | None, options: VerifyOptions, emi
             engine = _in_engine(made, run, options, emit)
         if manifest is None:
             return Verification((files, *seen.checks, *engine))
+        from quantkit.pipeline.record_checks import check_making  # for manifests alone, here and below
+
         model = None if reference is None else reference.model
         wrong, planned = check_making(made.files, manifest, model, source)
     return Verification((files, *_judged(seen, wrong, claims=not planned), *engine))
@@ -228,6 +229,8 @@ def _checkpoint(folder: Path, source: Checkpoint | None, options: VerifyOptions,
             engine = _in_engine(made, None if source is None else SourceRun(source), options, emit)
     if manifest is None:
         return Verification((files, *seen.checks, *engine))
+    from quantkit.pipeline.record_checks import wrong_making
+
     return Verification((files, *_judged(seen, wrong_making(paths, manifest), claims=True), *engine))
 
 
@@ -245,6 +248,8 @@ def _files(paths: tuple[Path, ...], path: Path, manifest: Manifest | None, sourc
     """All files of an artifact against its manifest, and that against what can be known."""
     if manifest is None:
         return Check("files", None, "no manifest beside the file")
+    from quantkit.pipeline.record_checks import Subject, check_record
+
     return check_record(Subject(paths, path, manifest, source))
 
 

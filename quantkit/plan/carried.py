@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from quantkit.errors import InputError
 from quantkit.families.model_card import CARD_FILE
-from quantkit.formats.safetensors.writer import INDEX
+from quantkit.formats.safetensors import INDEX
 from quantkit.source import Checkpoint
 from quantkit.untrusted import shown
 

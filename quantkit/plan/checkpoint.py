@@ -23,7 +23,8 @@ from quantkit.formats.containers.compressed_tensors_kv import kv_cache_entries
 from quantkit.formats.containers.packed import Entry
 from quantkit.formats.containers.table import layout_of, writing
 from quantkit.formats.containers.weights import Weights
-from quantkit.formats.safetensors.writer import INDEX, Shard, index_json, split_shards
+from quantkit.formats.safetensors import INDEX
+from quantkit.formats.safetensors.writer import Shard, index_json, split_shards
 from quantkit.jsontext import dump_json, utf8
 from quantkit.methods.settings import DEFAULTS
 from quantkit.methods.transforms import only_into_norms

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quantkit import qtypes
 from quantkit.errors import RecipeError, UnsupportedError
@@ -20,7 +20,6 @@ from quantkit.families.parts import Zeros
 from quantkit.families.roles import Role
 from quantkit.filenames import file_stem
 from quantkit.formats.gguf.file import TensorEntry, encode_header, shard_name, split_files, split_metadata
-from quantkit.formats.gguf.imatrix import Imatrix, match_importance
 from quantkit.jsontext import utf8
 from quantkit.metadata import KeyValue
 from quantkit.plan.base import STANDARD, Plan, PlannedFile, PlannedTensor, PlanOptions, Unit
@@ -37,6 +36,9 @@ from quantkit.recipes.recipe import GGUF, Allotment, Recipe
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32, TensorInfo
 from quantkit.version import __version__
+
+if TYPE_CHECKING:
+    from quantkit.formats.gguf.imatrix import Imatrix
 
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION: the layout of the blocks, not of the file
 LOW_BITS_PER_WEIGHT = 3.0
@@ -191,6 +193,8 @@ def _require_fallbacks_allowed(choices: Mapping[str, Choice], recipe: Recipe) ->
 
 def _importance(drafts: Sequence[Unit], imatrix: Imatrix) -> tuple[dict[str, F32], tuple[tuple[str, str], ...]]:
     """The weights of the tensors whose type uses them. Sizes are checked for every tensor that is quantized."""
+    from quantkit.formats.gguf.imatrix import match_importance
+
     shapes = {d.name: d.tensor.shape for d in drafts if not d.copy and d.word not in UNROUNDED}
     found, notes = match_importance(imatrix, shapes, {d.name for d in drafts})
     used = {d.name for d in drafts if base.get(d.word).uses_importance}

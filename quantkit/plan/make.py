@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from quantkit.families.model import Model
-from quantkit.formats.gguf.imatrix import Imatrix
 from quantkit.plan.base import STANDARD, Plan, PlanOptions
 from quantkit.recipes.recipe import Recipe
 from quantkit.source import Checkpoint
+
+if TYPE_CHECKING:
+    from quantkit.formats.gguf.imatrix import Imatrix
 
 
 def make_plan(

@@ -15,12 +15,13 @@ from typing import Any
 from quantkit.errors import InputError, QuantkitError
 from quantkit.events import Sink, Warned
 from quantkit.formats.containers.declared import SIDE_CONFIGS
+from quantkit.formats.safetensors import INDEX
 from quantkit.jsontext import dump_json
 from quantkit.metadata import KeyValue
 from quantkit.platforms import user_ids
 from quantkit.source.base import MAX_SIDE_FILE_BYTES, SourceFile, StoredTensor, require_decodable
 from quantkit.source.nested import MAX_NESTED_BYTES, is_nested, is_nested_folder, list_nested
-from quantkit.source.shards import CONSOLIDATED, INDEX, PARAMS, index_of, read_index, read_shards, stem_of, weight_files
+from quantkit.source.shards import CONSOLIDATED, PARAMS, index_of, read_index, read_shards, stem_of, weight_files
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import InputFile, listed, open_input, parse_json_object, read_all, shown
 

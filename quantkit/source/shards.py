@@ -8,13 +8,13 @@ from pathlib import Path
 
 from quantkit.errors import InputError, QuantkitError, UnsupportedError
 from quantkit.families.names import expert_of
+from quantkit.formats.safetensors import INDEX
 from quantkit.formats.safetensors.reader import parse_safetensors
 from quantkit.source.base import StoredTensor, require_weights
 from quantkit.tensors import TensorInfo
 from quantkit.units import counted
 from quantkit.untrusted import InputFile, listed, parse_json_object, read_all, read_bounded, shown, unique_pairs
 
-INDEX = "model.safetensors.index.json"
 MODEL, CONSOLIDATED = "model", "consolidated"  # how names of weight files begin: transformers', and Mistral's own
 PARAMS = "params.json"
 

@@ -14,7 +14,6 @@ from quantkit.tokenizer.llama_cpp_tokens import ENDS
 from quantkit.tokenizer.own import SourceTokenizer
 from quantkit.tokenizer.rebuilt import Artifact
 from quantkit.tokenizer.vocabulary import SPACE, TokenType, looks_special
-from quantkit.tokenizer.wordpiece import phantom
 from quantkit.untrusted import shown
 
 ID_NAMES = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
@@ -64,6 +63,8 @@ def _place(text: str, entries: Sequence[Listed], source: SourceTokenizer, artifa
 def _spellings(text: str, source: SourceTokenizer) -> set[str]:
     """A token's text as a file may hold it: llama.cpp looks for added tokens in plain text, not in pieces."""
     if source.kind == "WordPiece":
+        from quantkit.tokenizer.wordpiece import phantom
+
         return {text, phantom(text)} if text in source.listed_texts else {phantom(text)}
     if not source.byte_level:
         return {text, text.replace(SPACE, " ")}

@@ -21,8 +21,7 @@ from quantkit.tokenizer.listings import Listed
 from quantkit.tokenizer.own import SAMPLE, SourceTokenizer
 from quantkit.tokenizer.pre import recognize
 from quantkit.tokenizer.pre_table import LLAMA_CPP
-from quantkit.tokenizer.probe_pieces import Why, piece_rules
-from quantkit.tokenizer.probes import probes
+from quantkit.tokenizer.probes import Why, probes
 from quantkit.tokenizer.rebuilt import Artifact, cut_by
 from quantkit.tokenizer.vocabulary import SPACE
 from quantkit.untrusted import shown
@@ -122,6 +121,8 @@ def _rules(source: SourceTokenizer, artifact: Artifact, unmade: Sequence[str]) -
     yield from _holds(list(flagged), "the source matches {} in normalized text or as whole words only")
     yield from _strips(source, artifact)
     if source.kind in ("WordPiece", "Unigram"):
+        from quantkit.tokenizer.probe_pieces import piece_rules
+
         yield from piece_rules(source, Finder(ids))
         return
     if source.byte_level:

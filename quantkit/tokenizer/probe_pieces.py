@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantkit.tokenizer.libraries import Finder
 from quantkit.tokenizer.own import SourceTokenizer
+from quantkit.tokenizer.probes import Why
 from quantkit.tokenizer.rebuilt_pieces import LOWERCASE, STRIP_ACCENTS, normalizing, unigram_model, words_of
 from quantkit.tokenizer.unigram import find_charsmap, find_spaces, written_by
 from quantkit.tokenizer.vocabulary import TokenType
@@ -14,7 +15,6 @@ from quantkit.tokenizer.vocabulary import TokenType
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-Why = Callable[[str], str | None]
 PIECES = (("<unk>", 0.0, TokenType.UNKNOWN), ("a", 0.0, TokenType.NORMAL))  # the least that sentencepiece loads
 LONGEST = 100  # characters of a word beyond which WordPiece takes the unknown token
 

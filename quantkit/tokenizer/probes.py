@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, count
 
 COUNT = 2000
+Why = Callable[[str], str | None]  # why a text is left out, None for one that is not
 
 WORDS = (
     "the quick brown fox jumps over the lazy dog",

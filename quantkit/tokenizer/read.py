@@ -46,9 +46,7 @@ from quantkit.tokenizer.sources import open_tokenizer_json
 from quantkit.tokenizer.special_tokens import SpecialTokens, find_special_tokens, special_map_tokens
 from quantkit.tokenizer.spm import byte_fallback_vocabulary, sentencepiece_vocabulary
 from quantkit.tokenizer.token_flags import FIRST_ONLY, changes_spaces, flag_warnings, flags_beside_model
-from quantkit.tokenizer.unigram import UnigramTokenizer, parse_unigram, unigram_vocabulary
 from quantkit.tokenizer.vocabulary import TokenType, Vocabulary
-from quantkit.tokenizer.wordpiece import WordPieces, parse_wordpiece, wordpiece_vocabulary
 
 __all__ = ["ReadFile", "Tokenizer", "read_tokenizer"]
 
@@ -234,6 +232,9 @@ def _read_pieces(
     source: _Source, raw: dict[str, Any], data: bytes, kind: str, rules: TokenizerRules, pre: str | None
 ) -> _Read:
     """An encoder's vocabulary: what else decides its split is in the sections that the hash counts."""
+    from quantkit.tokenizer.unigram import UnigramTokenizer, parse_unigram, unigram_vocabulary
+    from quantkit.tokenizer.wordpiece import WordPieces, parse_wordpiece, wordpiece_vocabulary
+
     tokenizer: WordPieces | UnigramTokenizer
     if kind == "WordPiece":
         tokenizer = parse_wordpiece(raw)

@@ -3,34 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from quantkit.tokenizer.files import MAX_VALUES, TEKKEN, TOKENIZER_JSON, TokenizerFiles, read_bytes, unique_keys
-from quantkit.tokenizer.piece_files import (
-    PLAIN_MODELS,
-    SHIFTED_MODEL,
-    VOCAB_TXT,
-    tokenizer_json_of_pieces,
-    tokenizer_json_of_shifted,
-    tokenizer_json_of_vocab_txt,
-)
-from quantkit.tokenizer.slow_files import VOCAB, tokenizer_json_of_slow_files
-from quantkit.tokenizer.tekken import SETTINGS, tokenizer_json_of_tekken
-from quantkit.tokenizer.tiktoken_files import KINDS, reader_of
+from quantkit.tokenizer.files import MAX_VALUES, TOKENIZER_JSON, TokenizerFiles, read_bytes, unique_keys
 from quantkit.untrusted import parse_json_object
-
-# file -> how its tokenizer.json is made, and what it says that tokenizer_config.json would
-MADE: dict[str, tuple[Callable[[TokenizerFiles], dict[str, Any] | None], Mapping[str, Any]]] = {
-    TEKKEN: (tokenizer_json_of_tekken, SETTINGS),
-    **{file: (reader_of(file), kind.settings) for file, kind in KINDS.items()},
-    VOCAB: (tokenizer_json_of_slow_files, {}),
-    VOCAB_TXT: (tokenizer_json_of_vocab_txt, {}),
-    SHIFTED_MODEL: (tokenizer_json_of_shifted, {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}),
-    PLAIN_MODELS[0]: (tokenizer_json_of_pieces, {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}),
-}
 
 
 @dataclass(frozen=True)
@@ -53,7 +31,11 @@ def open_tokenizer_json(files: TokenizerFiles, *, beside_model: bool = False) ->
     if data is not None:
         raw = parse_json_object(data, Path(TOKENIZER_JSON), values=MAX_VALUES, pairs=unique_keys(TOKENIZER_JSON))
         return TokenizerJson(data, raw, TOKENIZER_JSON, files)
-    for file, (make, settings) in () if beside_model else MADE.items():
+    if beside_model:
+        return None
+    from quantkit.tokenizer.stand_ins import KINDS, MADE  # for the few tokenizers without the file
+
+    for file, (make, settings) in MADE.items():
         made = make(files)
         if made is not None:
             forced = KINDS[file].forced if file in KINDS else {}

@@ -11,7 +11,6 @@ import typer
 
 from quantkit.cli import options
 from quantkit.cli.command import Command
-from quantkit.cli.commands.plan import show_plan
 from quantkit.cli.exits import failures_json
 from quantkit.cli.interrupt import StopSignal
 from quantkit.cli.session import Session
@@ -54,6 +53,8 @@ def convert(
     if not want.to:
         session.note(DEFAULT_REASON)
     if dry_run:
+        from quantkit.cli.commands.plan import show_plan
+
         show_plan(session, want.request(session.settings.offline, threads), out)
         return
     try:

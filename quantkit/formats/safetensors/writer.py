@@ -21,7 +21,6 @@ LENGTH_BYTES = 8  # of the number before the header
 TEXT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 LOADER = {"format": "pt"}  # transformers refuses a file that does not say which framework it is for
 SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)

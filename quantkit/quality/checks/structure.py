@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from quantkit.formats.gguf.reader import read_gguf
+from quantkit.formats.safetensors import INDEX
 from quantkit.formats.safetensors.reader import read_safetensors
-from quantkit.formats.safetensors.writer import INDEX
 from quantkit.plan.carried import CONFIG
 from quantkit.quality.checks.base import Check
 from quantkit.quality.made import Made, Place
