@@ -1,9 +1,9 @@
 """The guard of files with feedback: measured on held-out text beside the classic file, and never worse than that.
 
 The classic file has the same types, each tensor rounded by the encoder of its type with an importance matrix of the
-same text. It is made row by row as it is read, and never written, unless it turns out to be the better one. Half of
-the text, where that is windows enough, will do if the difference is beyond doubt, which the figures alone decide: any
-run of the same command measures the same tokens.
+same text. It is made row by row as it is read, and never written, unless it turns out to be the better one. A quarter
+of the text, the beginnings of some windows, will do if the difference is beyond doubt, which the figures alone decide:
+any run of the same command measures the same tokens.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quantkit.calibration.inputs import Inputs
-from quantkit.calibration.text.samples import Samples
+from quantkit.calibration.text.samples import Samples, samples_of
 from quantkit.evaluation.sides import Side
 from quantkit.events import Sink, StageFinished, StageStarted, Warned
 from quantkit.families.known import family_named
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 STAGE = "guard"
 TOKENS = 4096  # of text that was not calibrated with, that both files are measured on
 IMPORTANCE_TOKENS = 2048  # of the calibration text, that the importance matrix is of: more change little
-FIRST_TOKENS = 2048  # of TOKENS that are measured on first, in windows enough for a standard error
-BEYOND_DOUBT = 6.0  # standard errors of the difference: the rest of the text is then not needed
+FIRST_TOKENS = 1024  # of TOKENS that are measured on first, in windows enough for a standard error
+BEYOND_DOUBT = 6.0  # standard errors of the difference: more of the text is then not needed
 FEEDBACK, CLASSIC = "feedback", "classic"
 FIGURES = ("tokens", "kld", "classic_kld", "difference", "standard_error")
 
@@ -120,8 +120,6 @@ def _measured(
     (plan, units), (threads, fresh) = asked, how
     assert prepared.model is not None and fresh is not None
     source = prepared.checkpoint
-    ours: list[F64] = []
-    theirs: list[F64] = []
     with closing(open_decoded(job.paths, source, prepared.model)) as made:
         encoded = {
             name: (_Encoded(source, units[name], tensor.offset), tensor) if name in units else (file, tensor)
@@ -130,21 +128,23 @@ def _measured(
         sides = [Side(plan.files[0].name, made), Side(CLASSIC, replace(made, stored=encoded))]
         for text in _in_turn(fresh):
             scores = measure(Side(source.name, source), sides, corpus_of_samples(text), threads=threads, emit=emit)
-            for kept, found in zip((ours, theirs), scores, strict=True):
-                kept.append(found.kl.reshape(len(text.tokens), -1))
-            figures = _figures(np.concatenate(ours), np.concatenate(theirs))
+            ours, theirs = (found.kl.reshape(len(text.tokens), -1) for found in scores)
+            figures = _figures(ours, theirs)
             if abs(figures["difference"]) > BEYOND_DOUBT * figures["standard_error"]:
                 break
     return figures
 
 
 def _in_turn(text: Samples) -> tuple[Samples, ...]:
-    """The windows that are measured on first, and those that are where these leave doubt."""
+    """What is measured on first, and all of the text, which is where that leaves doubt."""
     from quantkit.evaluation.figures import DOCUMENTS  # for files with feedback alone
 
     count, seqlen = text.tokens.shape
     first = max(DOCUMENTS, -(-FIRST_TOKENS // seqlen))
-    return (text,) if count <= first else (text.cut(0, first), text.cut(first, count))
+    length = seqlen if text.middle else min(seqlen, -(-FIRST_TOKENS // first))
+    if count < first or first * length == text.tokens.size:
+        return (text,)
+    return (text.cut(0, first) if length == seqlen else samples_of(text.tokens[:first, :length])), text
 
 
 def _figures(ours: F64, theirs: F64) -> dict[str, Any]:

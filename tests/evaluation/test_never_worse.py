@@ -13,6 +13,7 @@ from checkpoints import build
 from commands import TINY, Outcome, quantkit
 from published import require
 
+from quantkit.calibration.text.samples import samples_of
 from quantkit.filling import blocks
 from quantkit.formats.gguf.reader import read_gguf
 from quantkit.pipeline import never_worse
@@ -74,10 +75,31 @@ def test_the_better_file_is_kept_and_told(
 
 
 @pytest.mark.slow
-def test_half_of_the_text_will_do_without_doubt(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_of_the_text_will_do_without_doubt(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(never_worse, "BEYOND_DOUBT", 0.0)
     assert convert(source, tmp_path).status == 0
     assert guard(tmp_path)["tokens"] == never_worse.FIRST_TOKENS // 64 * 63
+
+
+@pytest.mark.parametrize(
+    ("shape", "first"),
+    [((16, 256), (8, 128)), ((8, 512), (8, 128)), ((64, 64), (16, 64)), ((5, 1024), None), ((8, 128), None)],
+)
+def test_beginnings_are_measured_first(shape: tuple[int, int], first: tuple[int, int] | None) -> None:
+    """In eight windows at least, which a standard error takes; then all of the text, not only the rest."""
+    text = samples_of(np.arange(np.prod(shape), dtype=np.int32).reshape(shape))
+    *before, last = never_worse._in_turn(text)
+    assert last is text
+    assert [one.tokens.tolist() for one in before] == ([text.tokens[: first[0], : first[1]].tolist()] if first else [])
+
+
+def test_windows_of_an_encoder_and_its_decoder_stay_whole() -> None:
+    text = replace(samples_of(np.zeros((16, 256), np.int32)), middle=(1, 0))
+    first, last = never_worse._in_turn(text)
+    assert last is text
+    assert np.array_equal(first.tokens, text.tokens[:8])
 
 
 def damage(monkeypatch: pytest.MonkeyPatch) -> None:
