@@ -111,7 +111,7 @@ class Session:
 
     def emit(self, event: Event) -> None:
         if isinstance(event, (TensorProgress, BlockProgress)):
-            interpreter.settle()
+            interpreter.settle(time.monotonic() - self._start)
         self._talk.event(event)
         for file in self._files:
             file(event)

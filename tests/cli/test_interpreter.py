@@ -13,8 +13,10 @@ from quantkit.cli import interpreter
 
 PROGRAM = """
 import gc, os, sys
+from quantkit.cli import interpreter
 from quantkit.cli.main import run
-os._exit = lambda code: print(code, gc.get_threshold()[0], gc.get_freeze_count() > 0, sys.getswitchinterval())
+interpreter.START_SECONDS = float(sys.argv.pop(1))
+os._exit = lambda code: print(code, gc.get_threshold()[0], gc.get_freeze_count() > 0, round(sys.getswitchinterval(), 9))
 run()
 """
 CALLED = """
@@ -25,8 +27,8 @@ print(main(sys.argv[1:]), (gc.get_threshold(), sys.getswitchinterval()) == befor
 """
 
 
-@pytest.mark.parametrize("command", ["plan", "convert"])
-def test_garbage_is_looked_for_once_work_has_begun(command: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("command", "start_seconds"), [("plan", 0), ("convert", 0), ("convert", 1e9)])
+def test_garbage_is_looked_for_in_work_that_takes_longer(command: str, start_seconds: float, tmp_path: Path) -> None:
     arguments = [
         command,
         str(TINY),
@@ -35,8 +37,10 @@ def test_garbage_is_looked_for_once_work_has_begun(command: str, tmp_path: Path)
         "--quiet",
         *(["-o", str(tmp_path)] if command == "convert" else []),
     ]
-    done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], check=True, capture_output=True, text=True)
-    objects, frozen = (interpreter.OBJECTS, True) if command == "convert" else (interpreter.OBJECTS_AT_START, False)
+    run = [sys.executable, "-c", PROGRAM, str(start_seconds), *arguments]
+    done = subprocess.run(run, check=True, capture_output=True, text=True)
+    settled = command == "convert" and not start_seconds
+    objects, frozen = (interpreter.OBJECTS, True) if settled else (interpreter.OBJECTS_AT_START, False)
     assert done.stdout.splitlines()[-1] == f"0 {objects} {frozen} {interpreter.TURN_SECONDS}"
 
 
