@@ -82,6 +82,7 @@ SPECIAL = (
     "<|end|>", "[INST]", "[/INST]", "<|fim_prefix|>", "<think>", "</think>", "<0x0A>", "<0xE2>", "[PAD]",
     "<unused0>", "<mask>", "Ġ", "Ċ",
 )  # fmt: skip
+SENTENCES = tuple(sentence.split(" ") for sentence in WORDS)
 GROUPS = (WORDS, CODE, NUMBERS, SPACES, SYMBOLS, EMOJI, SPECIAL)
 
 
@@ -102,21 +103,20 @@ def _plain() -> Iterator[str]:
     for part in (*SPACES, *SYMBOLS, *EMOJI, *SPECIAL):
         yield f"{part}word"
         yield f"word {part}"
-    for sentence in WORDS:
-        yield from sentence.split(" ")
+    yield from chain.from_iterable(SENTENCES)
 
 
 def _mixed(number: int, special: Sequence[str]) -> str:
     """Two to nine parts in a row; SHA-256 of the number picks their groups, the parts and what joins them."""
     digest = hashlib.sha256(f"quantkit probe {number}".encode()).digest()
-    groups = (WORDS, WORDS, WORDS, CODE, NUMBERS, SPACES, SYMBOLS, EMOJI, special)
+    groups = (SENTENCES, SENTENCES, SENTENCES, CODE, NUMBERS, SPACES, SYMBOLS, EMOJI, special)
     pieces = []
     for step in range(2 + digest[0] % 8):
         kind, pick, join = digest[1 + 3 * step : 4 + 3 * step]
         group = groups[kind % 9]
         part = group[pick % len(group)]
-        if group is WORDS:
-            words = part.split(" ")
-            part = " ".join(words[join % len(words) :][: 1 + kind // 64])
+        if not isinstance(part, str):
+            first = join % len(part)
+            part = " ".join(part[first : first + 1 + kind // 64])
         pieces += [part, ("", " ", " ", "", "\n", "  ", ",", "")[join % 8]]
     return "".join(pieces)

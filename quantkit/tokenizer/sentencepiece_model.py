@@ -35,6 +35,7 @@ MAX_UNKNOWN = 1000  # fields besides pieces and their settings: the library writ
 PIECE_TYPES = {int(kind): kind for kind in TokenType}  # enum ModelProto.SentencePiece.Type
 
 # A piece as the library writes it
+ONE_BYTE = tuple(bytes([number]) for number in range(0x80))
 TEXT, SCORE, FLOAT = b"\x0a", b"\x15", struct.Struct("<f")
 PIECE_TYPE = {b"": TokenType.NORMAL, **{bytes([0x18, number]): kind for number, kind in PIECE_TYPES.items()}}
 
@@ -106,8 +107,8 @@ def encode_sentencepiece(model: SentencePieceModel) -> bytes:
     chunks = []
     for piece in model.pieces:
         text = piece.text.encode()
-        score = b"\x15" + struct.pack("<f", piece.score)
-        chunks.append(_chunk(1, _chunk(1, text) + score + b"\x18" + bytes([piece.kind])))
+        score = SCORE + FLOAT.pack(piece.score)
+        chunks.append(_chunk(1, _chunk(1, text) + score + b"\x18" + ONE_BYTE[piece.kind]))
     has_bytes = sum(piece.kind is TokenType.BYTE for piece in model.pieces) == 256  # the library wants all or none
     trainer = b"\x18" + bytes([model.model_type]) + b"\x98\x02" + bytes([has_bytes])  # model_type, byte_fallback (35)
     flags = (model.add_dummy_prefix, model.remove_extra_whitespaces, model.escape_whitespaces)
@@ -192,10 +193,12 @@ def _read_varint(data: bytes, offset: int, where: str) -> tuple[int, int]:
 
 def _chunk(number: int, data: bytes) -> bytes:
     """A field of bytes."""
-    return bytes([number << 3 | BYTES]) + _varint(len(data)) + data
+    return ONE_BYTE[number << 3 | BYTES] + _varint(len(data)) + data
 
 
 def _varint(value: int) -> bytes:
+    if value < 0x80:  # nearly all of them
+        return ONE_BYTE[value]
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
