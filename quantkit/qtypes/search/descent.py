@@ -17,7 +17,7 @@ import numpy as np
 
 from quantkit.qtypes.search.compilation import called, compiled, inlined
 from quantkit.qtypes.search.lanes import absolute, first_lane, lane_bits, load, nearest, select, splat, store, whole
-from quantkit.qtypes.search.tiles import EPS, INFINITY, ZERO, ask_for_tile, gather_tile, load_tile, signed_peak
+from quantkit.qtypes.search.tiles import AHEAD, EPS, INFINITY, ZERO, ask_for, gather_tile, load_tile, signed_peak
 
 WIDTH = 64  # groups that are swept at once
 ALL_LANES = np.uint64(2**WIDTH - 1)
@@ -27,8 +27,8 @@ TINY = np.float32(1e-30)
 
 
 @called
-def _first_codes(x, codes, top, terms):  # type: ignore[no-untyped-def]
-    """Store clip(nearest(-top / peak * x)) and w*x*l; return the peak and the sums.
+def _first_codes(flat, ahead, x, codes, top, terms):  # type: ignore[no-untyped-def]
+    """Store clip(nearest(-top / peak * x)) and w*x*l; return the peak and the sums. Asks for the tile at flat[ahead:].
 
     No value of a finite group is beyond the range by more than its rounding, so that only the upper end cuts off. In
     another group slx is NaN.
@@ -38,6 +38,7 @@ def _first_codes(x, codes, top, terms):  # type: ignore[no-untyped-def]
     iscale = splat(np.float32(-top), WIDTH) / peak
     slx, sl2 = zero, zero
     for i in range(x.shape[0]):
+        ask_for(flat, ahead + i * WIDTH, WIDTH)
         v = load(x, i * WIDTH, WIDTH)
         q = whole(iscale * v)
         q = select(q > high, high, q)
@@ -91,13 +92,13 @@ def _sure(x, codes, top, terms, sums):  # type: ignore[no-untyped-def]
 
 
 @called
-def _first_look(x, state, terms, top, scale, first):  # type: ignore[no-untyped-def]
+def _first_look(flat, x, state, terms, top, scale, first):  # type: ignore[no-untyped-def]
     """First codes and sums of WIDTH groups, to their state, and the scales that follow from these.
 
     Returns the lanes that need sweeps, as bits; the others are done.
     """
     n, zero = x.shape[0], splat(ZERO, WIDTH)
-    peak, slx, sl2 = _first_codes(x, state, top, terms)
+    peak, slx, sl2 = _first_codes(flat, (first + AHEAD * WIDTH) * n, x, state, top, terms)
     if lane_bits(slx != slx) != np.uint64(0):
         slx, sl2 = _any_codes(x, state, top, peak)
     store(state, n * WIDTH, slx)
@@ -186,8 +187,7 @@ def search_descent(groups, top, scale):  # type: ignore[no-untyped-def]
         for lane in range(WIDTH):
             starts[lane] = min((first + lane) * n, flat.size - n)
         gather_tile(flat, starts, n, x)
-        ask_for_tile(flat, first + WIDTH, n, WIDTH)
-        waits = _first_look(x, state, terms, top, scale, first)
+        waits = _first_look(flat, x, state, terms, top, scale, first)
         while waits != np.uint64(0):
             lane = first_lane(waits)
             waits &= waits - np.uint64(1)
@@ -208,7 +208,7 @@ def descent_codes(groups, top, kept):  # type: ignore[no-untyped-def]
     state, scale = np.empty((n + 2, WIDTH), np.float32), np.empty(WIDTH, np.float32)
     for first in range(0, count, WIDTH):
         load_tile(groups.reshape(-1), first, n, x)
-        _first_look(x, state, terms, top, scale, 0)
+        _first_look(groups.reshape(-1), x, state, terms, top, scale, 0)
         for _ in range(SWEEPS):
             _sweep(x, state, terms, top)
         for lane in range(min(WIDTH, count - first)):

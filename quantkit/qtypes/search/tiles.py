@@ -18,6 +18,7 @@ from quantkit.qtypes.search.lanes import absolute, load, prefetch, select, splat
 
 ALL_LANES = (1 << WIDTH) - 1
 LINE = 16  # float32 in a cache line of 64 bytes
+AHEAD = 2  # tiles
 SIDE = 16  # rows and columns that `transpose` turns at once
 
 ZERO = np.float32(0)
@@ -78,13 +79,14 @@ def square_sums(source, n, sums):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def ask_for_tile(source, first, n, width):  # type: ignore[no-untyped-def]
-    """Have groups first..first + width of n elements brought into the cache: processors do not look that far ahead.
+def ask_for(source, at, count):  # type: ignore[no-untyped-def]
+    """Have source[at : at + count] brought into the cache.
 
-    A tile is read at once and then worked on for long; without this, the first touch of every line waits for memory.
+    A tile is read at once and then worked on for long, and processors do not look so far ahead. So loops over a tile
+    ask for the one AHEAD of it, some lines with each row: only so many can be on their way, and others wait.
     """
-    for at in range(first * n, (first + width) * n, LINE):
-        prefetch(source, at)
+    for line in range(at, at + count, LINE):
+        prefetch(source, line)
 
 
 @called
@@ -95,8 +97,8 @@ def load_weighted(groups, importance, sigma2, how, first, x, weight):  # type: i
     `how` needs none. Returns the sum of the weights of each lane.
     """
     m, n = groups.shape
-    load_tile(groups.reshape(-1), first, n, x)
-    ask_for_tile(groups.reshape(-1), first + WIDTH, n, WIDTH)
+    flat = groups.reshape(-1)
+    load_tile(flat, first, n, x)
     if how in (IMPORTANCE, PURE_IMPORTANCE):
         load_tile(importance, first, n, weight)
     spread = splat(ZERO, WIDTH)
@@ -112,6 +114,7 @@ def load_weighted(groups, importance, sigma2, how, first, x, weight):  # type: i
         spread = load(lanes, 0, WIDTH)
     total = splat(ZERO, WIDTH)
     for i in range(n):
+        ask_for(flat, (first + AHEAD * WIDTH) * n + i * WIDTH, WIDTH)
         v = load(x, i * WIDTH, WIDTH)
         if how == PURE_IMPORTANCE:
             w = load(weight, i * WIDTH, WIDTH)
