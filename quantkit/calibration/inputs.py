@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from quantkit.calibration.text.asked import CalibrationSpec
 from quantkit.calibration.text.samples import DataRecord, Samples, beside, widened, widening
-from quantkit.calibration.text.spec import FISHER_TOKENS, prepare_samples, shipped_beside, shipped_samples
+from quantkit.calibration.text.spec import (
+    FISHER_TOKENS,
+    IMPORTANCE_TOKENS,
+    prepare_samples,
+    shipped_beside,
+    shipped_samples,
+)
 from quantkit.errors import InputError, UsageError
 from quantkit.events import Sink
 from quantkit.families.model import Model
@@ -110,11 +116,13 @@ class Inputs(Protocol):
 @dataclass(frozen=True)
 class Text:
     """Text to be run, as tokens, and how to run it. `shipped` are windows of the text that ships with quantkit, to
-    widen other text by."""
+    widen other text by. `read` fills with what runs for something else have shown of a model's inputs, by the digest of
+    the samples: parts of the text share it."""
 
     spec: CalibrationSpec
     samples: Samples
     shipped: Samples | None = None
+    read: dict[str, Statistics] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def digest(self) -> str:
@@ -145,10 +153,14 @@ class Text:
         walk_blocks(model, samples, see, emit, how=How(embedding=table, last=going.last))
 
     def downstream(self, model: BlockModel, emit: Sink) -> Downstream | None:
-        """Run some of the samples forward and backward."""
+        """Run some of the samples forward and backward, and keep what matrices read of the first ones (`read`)."""
         from quantkit.calibration.walk.fisher import downstream
 
-        return downstream(model, self.samples, emit)
+        first = self.part(IMPORTANCE_TOKENS).samples
+        found = downstream(model, self.samples, emit, first=first)
+        if found.read is not None:
+            self.read[first.record.digest] = found.read
+        return found
 
     def unseen(self, checkpoint: Checkpoint) -> Samples | None:
         """The windows that would be chosen next, about as many as gradients are taken of."""
@@ -184,11 +196,15 @@ class Text:
         return (learned if self.shipped is None else beside(learned, self.shipped.tokens)), judged, others
 
     def importance(self, checkpoint: Checkpoint, model: Model, emit: Sink) -> Imatrix:
-        """Run the text through the model and sum up squares, as llama-imatrix does."""
+        """Run the text through the model, if no other run has, and sum up squares, as llama-imatrix does."""
         from quantkit.calibration.imatrix import to_imatrix
         from quantkit.calibration.statistics.sums import merge
+        from quantkit.calibration.walk.settings import fingerprint
         from quantkit.calibration.walk.walk import walk_blocks
 
+        known = self.read.get(self.samples.record.digest)
+        if known is not None and known.model == fingerprint(checkpoint):
+            return to_imatrix(known, model, ", ".join(self.spec.data))
         model_blocks = open_calibration_model(checkpoint, self.spec, scratch_for(self.spec, Path()))
         found: list[Statistics] = []
 

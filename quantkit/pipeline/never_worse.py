@@ -19,6 +19,7 @@ import numpy as np
 
 from quantkit.calibration.inputs import Inputs
 from quantkit.calibration.text.samples import Samples, samples_of
+from quantkit.calibration.text.spec import IMPORTANCE_TOKENS
 from quantkit.evaluation.sides import Side
 from quantkit.events import Sink, StageFinished, StageStarted, Warned
 from quantkit.families.known import family_named
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 STAGE = "guard"
 TOKENS = 4096  # of text that was not calibrated with, that both files are measured on
-IMPORTANCE_TOKENS = 2048  # of the calibration text, that the importance matrix is of: more change little
 FIRST_TOKENS = 1024  # of TOKENS that are measured on first, in windows enough for a standard error
 BEYOND_DOUBT = 6.0  # standard errors of the difference: more of the text is then not needed
 FEEDBACK, CLASSIC = "feedback", "classic"

@@ -15,6 +15,7 @@ from commands import TINY, quantkit
 from safetensors.torch import load_file, save_file
 from walks import logits_after, model_of, same_bits, statistics_of, whole_model, windows
 
+from quantkit.calibration.walk.reading import is_readable
 from quantkit.calibration.walk.walk import BlockView, How
 from quantkit.errors import InputError
 from quantkit.evaluation.measure import measure
@@ -85,6 +86,11 @@ def test_sums_are_those_of_all_passes(source: Path) -> None:
             pairs.append((total.gram.full(), x.T @ x))
         for ours, theirs in pairs:
             assert (ours - theirs).abs().max() <= TOLERANCE * theirs.abs().max(), name
+
+
+def test_they_are_not_read_from_runs_of_single_passes(source: Path) -> None:
+    assert not is_readable(model_of(source), SAMPLES, SAMPLES)
+    assert is_readable(model_of(TINY), SAMPLES, SAMPLES)
 
 
 def test_threads_change_no_bit(source: Path) -> None:

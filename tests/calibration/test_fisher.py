@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import build
-from walks import CARRYING, TINY, carrying, model_of, whole_model, windows
+from walks import CARRYING, TINY, carrying, model_of, statistics_of, whole_model, windows
 
 from quantkit.calibration.text import spec
 from quantkit.calibration.text.samples import Samples
@@ -18,6 +18,7 @@ from quantkit.calibration.walk import fisher
 from quantkit.calibration.walk.fisher import SEED, downstream, drawn
 from quantkit.calibration.walk.known import NO_ARGUMENTS
 from quantkit.calibration.walk.model import BlockModel, block_at, resident_block
+from quantkit.calibration.walk.reading import is_readable
 from quantkit.calibration.walk.resident import Resident
 from quantkit.calibration.walk.skeleton import Arguments
 from quantkit.errors import NonFiniteError
@@ -90,6 +91,34 @@ def test_blocks_whose_runs_are_kept_give_the_same_bits(kept: int, monkeypatch: p
     found = downstream(model, samples)
     assert loaded == [0, 1, 2, 3, *reversed(range(4 - kept))]
     assert torch.equal(found.embedding.full(), expected.embedding.full())
+
+
+@pytest.mark.parametrize(("name", "seqlen", "count"), [("", 300, 4), ("", 40, 6), ("qwen3-moe", 40, 6)])
+def test_runs_show_what_a_walk_would_of_the_first_samples(name: str, seqlen: int, count: int, tmp_path: Path) -> None:
+    """Sums of squares and magnitudes of everything that matrices read, the head's included, bit for bit."""
+    folder = build(name, tmp_path) if name else TINY
+    model, samples = model_of(folder), windows(400, count=6, seqlen=seqlen)
+    first = samples.cut(0, count)
+    found, expected = downstream(model, samples, first=first).read, statistics_of(model, first, hessian=False)
+    assert found is not None
+    assert (found.model, found.sites, found.linears, found.data) == (
+        expected.model, expected.sites, expected.linears, expected.data,
+    )  # fmt: skip
+    for linear in expected.linears:
+        ours, theirs = found.total(linear), expected.total(linear)
+        assert ours.tokens == theirs.tokens
+        for sums in ("squares", "magnitudes", "peaks"):
+            assert torch.equal(getattr(ours, sums), getattr(theirs, sums)), (linear, sums)
+
+
+def test_runs_that_would_show_other_sums_are_not_read() -> None:
+    """A part of a chunk, more than a span, samples that are not run."""
+    samples, tiny = windows(400, count=70, seqlen=300), model_of(TINY)
+    assert is_readable(tiny, samples.cut(0, 4), samples)
+    assert not is_readable(tiny, samples.cut(0, 3), samples)
+    assert is_readable(tiny, samples.cut(0, 3), samples.part(0, 3))
+    assert not is_readable(tiny, samples.cut(0, 66), samples)
+    assert not is_readable(tiny, samples.cut(0, 4), samples.part(0, 2))
 
 
 @pytest.mark.parametrize(

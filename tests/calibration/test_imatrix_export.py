@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,12 @@ from gguf import GGUFReader
 from walks import TINY, model_of, statistics_of, windows
 
 from quantkit.calibration.imatrix import to_imatrix
+from quantkit.calibration.inputs import Text, open_calibration_model
 from quantkit.calibration.text.asked import CalibrationSpec
-from quantkit.calibration.text.spec import prepare_samples
+from quantkit.calibration.text.spec import IMPORTANCE_TOKENS, prepare_samples
+from quantkit.calibration.walk import walk
 from quantkit.errors import InputError
+from quantkit.events import ignore
 from quantkit.families.model import Model
 from quantkit.formats.gguf.imatrix import encode_imatrix_gguf, match_importance, read_imatrix
 from quantkit.plan.describe import describe_source
@@ -100,3 +104,29 @@ def test_an_imatrix_of_another_model_is_an_error(tmp_path: Path) -> None:
     kept = [t for t in other.tensors if "ffn" in t.name]
     with pytest.raises(InputError, match="no tensor of the model"):
         to_imatrix(statistics, Model(**{**vars(other), "tensors": tuple(kept)}))
+
+
+def test_text_that_gradients_were_taken_of_is_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the first samples showed then is the importance of that part of the text, of that model alone."""
+    spec = CalibrationSpec(data=(str(TINY.parent / "calibration.jsonl"),), samples=10, seqlen=256, threads=2)
+    checkpoint, model = open_source(str(TINY)), described(TINY)
+    text = Text(spec, prepare_samples(checkpoint, spec))
+    expected = text.part(IMPORTANCE_TOKENS).importance(checkpoint, model, ignore)
+    text.downstream(open_calibration_model(checkpoint, spec), ignore)
+
+    def never(*args: object, **more: object) -> None:
+        raise AssertionError("the text is run")
+
+    monkeypatch.setattr(walk, "walk_blocks", never)
+    found = text.part(IMPORTANCE_TOKENS).importance(checkpoint, model, ignore)
+    assert found.entries.keys() == expected.entries.keys()
+    for name, entry in expected.entries.items():
+        assert np.array_equal(found.entries[name].sums, entry.sums)
+        assert np.array_equal(found.entries[name].counts, entry.counts)
+    assert (found.chunks, found.chunk_size, found.datasets) == (expected.chunks, expected.chunk_size, expected.datasets)
+    with pytest.raises(AssertionError, match="the text is run"):
+        text.part(256).importance(checkpoint, model, ignore)
+    ((digest, known),) = text.read.items()
+    text.read[digest] = replace(known, model="another")
+    with pytest.raises(AssertionError, match="the text is run"):
+        text.part(IMPORTANCE_TOKENS).importance(checkpoint, model, ignore)

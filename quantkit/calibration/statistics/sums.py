@@ -99,7 +99,8 @@ class Accumulator:
 
     def __init__(self, cols: int, *, gram: bool, device: torch.device) -> None:
         zeros = torch.zeros(cols, dtype=torch.float64)
-        bands = tuple(torch.zeros((min(BAND, cols - r), cols - r), device=device) for r in range(0, cols, BAND))
+        starts = range(0, cols, BAND) if gram else ()
+        bands = tuple(torch.zeros((min(BAND, cols - start), cols - start), device=device) for start in starts)
         self.sums = Sums(0, zeros, zeros, zeros.float(), Gram(bands) if gram else None)
 
     def add(self, inputs: Tensor) -> None:

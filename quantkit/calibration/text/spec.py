@@ -26,6 +26,7 @@ from quantkit.units import counted
 FISHER_TOKENS = 1 << 14  # of all the text that gradients are taken of: more change little
 WIDENING_TOKENS = 1 << 15  # of the shipped text that widens other text
 ELSEWHERE_TOKENS = 1 << 14  # of text of other kinds that what types cost is judged by, too
+IMPORTANCE_TOKENS = 1 << 11  # that the importance matrix of a classic file is of, beside which others are measured
 FISHER_SHARE = 8  # tokens for each dimension of the gradients of an embedding: twice as many change little
 REFIT_STEPS, REFIT_STEP_TOKENS = 30, 2048  # that norms are fitted in: half the steps gain half, docs/benchmarks.md
 REFIT_KEPT_BYTES = 1 << 30  # of the file's blocks, which stay in memory meanwhile where they take no more

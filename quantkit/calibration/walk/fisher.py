@@ -23,12 +23,13 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from quantkit.calibration.statistics.sums import Accumulator, Chunk, Gram, accumulate
+from quantkit.calibration.statistics.sums import Accumulator, Chunk, Gram, Statistics, accumulate
 from quantkit.calibration.text.samples import Samples
 from quantkit.calibration.text.spec import FISHER_TOKENS, fisher_tokens
 from quantkit.calibration.walk.head import LOGITS_BYTES, load_head, load_matrix
 from quantkit.calibration.walk.model import BlockModel, block_at, read_embedding, started, token_rows
 from quantkit.calibration.walk.passes import chunk_samples
+from quantkit.calibration.walk.reading import Reading, is_readable
 from quantkit.calibration.walk.resident import Resident, Wanted
 from quantkit.calibration.walk.skeleton import Arguments, Tokens, run_to_blocks
 from quantkit.calibration.walk.threads import Workers, workers
@@ -74,12 +75,14 @@ class Watch(Protocol):
 @dataclass(frozen=True)
 class Downstream:
     """G of the embedding's output and, of the head, X^T X of what its matrix reads with the mean square norm of the
-    gradients at what it gives: what an error of a row costs there, as often as the row is likely. `tokens` counts."""
+    gradients at what it gives: what an error of a row costs there, as often as the row is likely. `tokens` counts.
+    `read` is what matrices read of the first samples, where that was asked for."""
 
     embedding: Gram
     head: Gram
     weight: float
     tokens: int
+    read: Statistics | None = None
 
     def tied(self) -> Tensor:
         """The Hessian of a matrix that is both, float32 (hidden, hidden).
@@ -90,15 +93,25 @@ class Downstream:
         return self.embedding.full().add_(self.head.full(), alpha=self.weight)
 
 
-def downstream(model: BlockModel, samples: Samples, emit: Sink = ignore, watch: Watch | None = None) -> Downstream:
-    """Run some samples forward and backward, under the eyes of `watch` if there is one. Raises NonFiniteError naming
-    the block whose gradients are not finite."""
+def downstream(
+    model: BlockModel,
+    samples: Samples,
+    emit: Sink = ignore,
+    watch: Watch | None = None,
+    first: Samples | None = None,
+) -> Downstream:
+    """Run some samples forward and backward, under the eyes of `watch` if there is one.
+
+    Where the runs show what matrices read of the `first` samples, that is in `read`. Raises NonFiniteError naming the
+    block whose gradients are not finite."""
     embedding = model.skeleton.model.get_input_embeddings()
     tied = model.skeleton.model.get_output_embeddings().weight is embedding.weight
     tokens = FISHER_TOKENS if watch else fisher_tokens(embedding.embedding_dim, tied=tied)
     samples = samples.part(0, max(1, tokens // samples.tokens.shape[1]))
     with workers(model.threads, model.device) as pool:
-        return _Passes(model, samples, pool, emit, watch).run()
+        reads = first is not None and is_readable(model, first, samples)
+        reading = Reading(model, first, pool) if first is not None and reads else None
+        return _Passes(model, samples, pool, emit, watch, reading).run()
 
 
 @dataclass(frozen=True)
@@ -114,8 +127,16 @@ class _Passes:
     """The two passes: `kept` is what each block and the head read, (n, seqlen, hidden) each; `runs` are those of the
     last blocks, by number."""
 
-    def __init__(self, model: BlockModel, samples: Samples, pool: Workers, emit: Sink, watch: Watch | None) -> None:
-        self._model, self._pool, self._emit, self._watch = model, pool, emit, watch
+    def __init__(
+        self,
+        model: BlockModel,
+        samples: Samples,
+        pool: Workers,
+        emit: Sink,
+        watch: Watch | None,
+        reading: Reading | None,
+    ) -> None:
+        self._model, self._pool, self._emit, self._watch, self._reading = model, pool, emit, watch, reading
         self._rows = token_rows(samples)
         self._ids = torch.from_numpy(samples.tokens).long()
         self._numbers = torch.searchsorted(torch.from_numpy(self._rows), self._ids)
@@ -133,7 +154,8 @@ class _Passes:
             for index in reversed(range(len(self._model.steps))):
                 self._backward(index, gradients)
             embedding = self._at_embedding(gradients)
-        return Downstream(embedding, head, weight, self._ids.numel())
+        read = self._reading.statistics() if self._reading else None
+        return Downstream(embedding, head, weight, self._ids.numel(), read)
 
     def _each(self, work: Callable[[slice], Result], name: str, number: int) -> list[Result]:
         """What work gives for all chunks, in order; `number` is that of the block, from 1."""
@@ -155,24 +177,28 @@ class _Passes:
         self._each(embed, EMBEDDING, 0)
         self._kept = [hidden]
         for index in range(len(self._model.steps)):
-            resident, read, given = self._block(index), self._kept[-1], self._new(first.shape[-1])
-            run = self._room_for(index, resident)
-
-            def advance(
-                chunk: slice,
-                resident: Resident = resident,
-                read: Tensor = read,
-                to: Tensor = given,
-                run: _Run | None = run,
-            ) -> None:
-                with torch.set_grad_enabled(run is not None):
-                    hidden, output, _ = self._ran(resident, read[chunk])
-                if run is not None:
-                    run.found[chunk.start] = hidden, output
-                to[chunk] = output.detach().to(to.device)
-
-            self._each(advance, resident.name, index + 1)
+            read, given = self._kept[-1], self._new(first.shape[-1])
+            self._advance(index, self._block(index), read, given)
             self._kept.append(given)
+
+    def _advance(self, index: int, resident: Resident, read: Tensor, given: Tensor) -> None:
+        """Run a block on all it reads; what it gives goes to `given`."""
+        run, reading = self._room_for(index, resident), self._reading
+        sites = reading.sites(resident, read) if reading else ()
+        wanted = frozenset(site.name for site in sites)
+
+        def advance(chunk: slice) -> dict[str, Tensor]:
+            sought = wanted if reading and chunk.stop <= reading.count else frozenset()
+            with torch.set_grad_enabled(run is not None):
+                hidden, output, inputs = self._ran(resident, read[chunk], sought)
+            if run is not None:
+                run.found[chunk.start] = hidden, output
+            given[chunk] = output.detach().to(given.device)
+            return inputs
+
+        found = self._each(advance, resident.name, index + 1)
+        if reading:
+            reading.add(resident, sites, [inputs for inputs in found if inputs])
 
     def _room_for(self, index: int, resident: Resident) -> _Run | None:
         """Where the runs of a block are kept, in the place of those of earlier ones, which the way back comes to later;
@@ -215,6 +241,7 @@ class _Passes:
 
         head.module.get_submodule(linear.name.removesuffix(".weight")).register_forward_hook(given)
         squares = torch.zeros((), dtype=torch.float64)
+        seen: list[Tensor] = []
 
         def piece(task: tuple[int, int]) -> tuple[Tensor, Tensor]:
             sample, start = task
@@ -228,9 +255,13 @@ class _Passes:
         for first in range(0, len(tasks), self._pool.count):
             found = self._pool.map(piece, tasks[first : first + self._pool.count])
             accumulate({HEAD: into}, [Chunk({HEAD: inputs}) for inputs, _ in found], self._pool)
-            for _, square in found:
+            for (sample, _), (inputs, square) in zip(tasks[first:], found, strict=False):
                 squares += square
+                if self._reading and sample < self._reading.count:
+                    seen.append(inputs)
             self._model.settle()
+        if self._reading:
+            self._reading.add_head(head, seen, seqlen - begin)
         assert into.sums.gram is not None
         return gradients, into.sums.gram, float(squares) / (count * (seqlen - begin))
 
