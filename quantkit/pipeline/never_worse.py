@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 STAGE = "guard"
 TOKENS = 4096  # of text that was not calibrated with, that both files are measured on
-FIRST_TOKENS = 1024  # of TOKENS that are measured on first, in windows enough for a standard error
+FIRST_TOKENS = 1024  # that are measured first, in windows enough for a standard error
 BEYOND_DOUBT = 6.0  # standard errors of the difference: more of the text is then not needed
 FEEDBACK, CLASSIC = "feedback", "classic"
 FIGURES = ("tokens", "kld", "classic_kld", "difference", "standard_error")
@@ -141,7 +141,7 @@ def _in_turn(text: Samples) -> tuple[Samples, ...]:
 
     count, seqlen = text.tokens.shape
     first = max(DOCUMENTS, -(-FIRST_TOKENS // seqlen))
-    length = seqlen if text.middle else min(seqlen, -(-FIRST_TOKENS // first))
+    length = seqlen if text.middle else min(seqlen, FIRST_TOKENS // first + 1)  # the last of them predicts nothing
     if count < first or first * length == text.tokens.size:
         return (text,)
     return (text.cut(0, first) if length == seqlen else samples_of(text.tokens[:first, :length])), text

@@ -38,7 +38,7 @@ from quantkit.events import BlockProgress, Sink, ignore
 
 SEED = 0x5EED
 EMBEDDING, HEAD = "embedding", "head"
-KEPT_BYTES = 768 << 20  # of blocks and their runs forward that the way back need not repeat
+KEPT_BYTES = 512 << 20  # of blocks and their runs forward that the way back need not repeat
 
 Result = TypeVar("Result")
 
