@@ -70,7 +70,8 @@ def quantize(layer: Layer, target: Target, settings: Settings, run: Run) -> Roun
             damped=ready.damped,
             importance=_importance(layer, stored),
         )  # fmt: skip
-        rows = [slice(*piece) for piece in pieces(0, len(weight), ROWS)]
+        # few rows in two, so that a second thread has some
+        rows = [slice(*piece) for piece in pieces(0, len(weight), ROWS if len(weight) > ROWS else ROWS // 2)]
         done = run(lambda part: _round(sweep, part), rows)
     return _collect(done, sweep, ready)
 

@@ -293,6 +293,19 @@ def test_non_finite_activations_name_block_and_module(
     assert caught.value.hint
 
 
+def test_large_activations_whose_sum_is_not_finite_are_let_through(llama: Path) -> None:
+    name, seen = "model.layers.0.mlp.down_proj.weight", {}
+
+    def grow(index, block):
+        if index == 1:
+            seen["next"] = block._activations.candidate.clone()
+        return {name: torch.full_like(block.weight(name), 3e38)} if index == 0 else {}
+
+    walk_blocks(model_of(llama), windows(2048, count=1, seqlen=200), grow, how=How(last=1))
+    assert seen["next"].isfinite().all()
+    assert not seen["next"].sum().isfinite()
+
+
 def test_replacements_are_checked(llama: Path) -> None:
     def walk(weights):
         walk_blocks(model_of(llama), windows(2048, count=1, seqlen=4), lambda i, b: weights(b) if i == 0 else {})

@@ -156,7 +156,7 @@ def _replace(work: Pass, chunk: slice, wanted: Wanted) -> dict[str, Tensor]:
     output, inputs = work.run(chunk, wanted)
     assert output is not None
     for offset, sample in enumerate(output):
-        if not bool(sample.isfinite().all()):
+        if not isfinite(float(sample.sum())):  # a tenth of the time of asking each number; it may be the sum alone
             _raise_if_non_finite(work, chunk.start + offset)
     place = work.hidden.untyped_storage().data_ptr()  # a block without a norm before its linears reads from there
     kept = {n: one.clone() if one.untyped_storage().data_ptr() == place else one for n, one in inputs.items()}
