@@ -12,13 +12,16 @@ import numpy as np
 
 from quantkit.qtypes.search.compilation import compiled, inlined
 from quantkit.qtypes.search.groups import WIDTH
-from quantkit.qtypes.search.lanes import absolute, load, nearest, select, splat, store
+from quantkit.qtypes.search.lanes import absolute, load, select, splat, store, whole
 from quantkit.qtypes.search.tiles import EPS, ZERO, load_weighted, signed_peak
 
 
 @inlined
 def _code(v, levels, middles):  # type: ignore[no-untyped-def]
-    """The level nearest to v; without middles, the whole number nearest to it, from the first level to the last."""
+    """The level nearest to v; without middles, the whole number nearest to it, from the first level to the last.
+
+    v is NaN only where the sums are NaN whatever the code, or the group counts as zero.
+    """
     if middles.size:
         q = splat(levels[0], WIDTH)
         for k in range(middles.size):
@@ -26,7 +29,7 @@ def _code(v, levels, middles):  # type: ignore[no-untyped-def]
         return q
     low, high = splat(levels[0], WIDTH), splat(levels[-1], WIDTH)
     v = select(v < low, low, v)
-    return nearest(select(v > high, high, v))
+    return whole(select(v > high, high, v))
 
 
 @compiled
