@@ -7,7 +7,10 @@ import numpy as np
 from quantkit.qtypes.search.compilation import compiled, inlined
 from quantkit.qtypes.search.octets import store_bits, store_merged
 
+SUPER = 256  # codes of a super-block: no other has planes of 32 bytes and more
+
 # Steps of loops are literals: counting the steps of another range takes a division, which is slower than a plane.
+# Literal ends, where there can be, unroll them.
 
 
 @inlined
@@ -17,13 +20,13 @@ def _pack_nibbles(codes, first, block, span, shift, raw, to):  # type: ignore[no
         for at in range(0, block, 32):
             store_merged(codes, first + at, 16, shift, raw, to + at // 2, 4, 16)
     elif span == 32:
-        for at in range(0, block, 64):
+        for at in range(0, SUPER, 64):
             store_merged(codes, first + at, 32, shift, raw, to + at // 2, 4, 32)
     elif span == 8:
         for at in range(0, block, 16):
             store_merged(codes, first + at, 8, shift, raw, to + at // 2, 4, 8)
     else:
-        for at in range(0, block, 128):
+        for at in range(0, SUPER, 128):
             store_merged(codes, first + at, 64, shift, raw, to + at // 2, 4, 64)
 
 
@@ -38,13 +41,13 @@ def pack_block(codes, first, block, planes, raw, start):  # type: ignore[no-unty
         if bits == 4:
             _pack_nibbles(codes, first, block, span, shift, raw, to)
         elif bits == 2 and span == 32:
-            for at in range(0, block, 128):
+            for at in range(0, SUPER, 128):
                 store_merged(codes, first + at, 32, shift, raw, to + at // 4, 2, 32)
         elif bits == 2:
             for at in range(0, block, 16):
                 store_merged(codes, first + at, 4, shift, raw, to + at // 4, 2, 4)
         elif span == 32:
-            for at in range(0, block, 256):
+            for at in range(0, SUPER, 256):
                 store_merged(codes, first + at, 32, shift, raw, to + at // 8, 1, 32)
         else:
             for at in range(0, block, 32):

@@ -21,11 +21,17 @@ MAGIC = np.float32(12582912.0)  # 1.5 * 2**23: see lanes.nearest
 
 
 @inlined
+def _divide_step(x, at, start, scale, low, high, codes, to):  # type: ignore[no-untyped-def]
+    v = (load(x, at, STEP) - splat(start, STEP)) / splat(scale, STEP)
+    store_nearest(codes, to, v, low, high, low)
+
+
+@inlined
 def _divide_group(x, at, n, start, scale, low, high, codes, to):  # type: ignore[no-untyped-def]
-    """clip(nearest((x - start) / scale), low, high) for the n weights at x[at:]."""
-    for i in range(0, n, STEP):
-        v = (load(x, at + i, STEP) - splat(start, STEP)) / splat(scale, STEP)
-        store_nearest(codes, to + i, v, low, high, low)
+    """clip(nearest((x - start) / scale), low, high) for the n weights at x[at:], one step or two: no loop is faster."""
+    _divide_step(x, at, start, scale, low, high, codes, to)
+    if n > STEP:
+        _divide_step(x, at + STEP, start, scale, low, high, codes, to + STEP)
 
 
 @inlined
