@@ -21,7 +21,7 @@ from quantkit.calibration.text.samples import source_length, with_random
 from quantkit.calibration.text.spec import prepare_samples
 from quantkit.calibration.walk import refit as refitting
 from quantkit.calibration.walk.fisher import SEED as FISHER_SEED
-from quantkit.calibration.walk.fisher import downstream
+from quantkit.calibration.walk.fisher import downstream, drawn
 from quantkit.calibration.walk.model import open_model
 from quantkit.calibration.walk.reach import SEED
 from quantkit.calibration.walk.threads import workers
@@ -113,8 +113,7 @@ def test_gradients_reach_the_embeddings_of_both_stacks(written) -> None:
     fisher, gram, squares = 0, 0, 0.0
     for number, row in enumerate(samples.tokens):
         log = torch.log_softmax(whole(**halves(row[None])).logits[0], -1)
-        drawn = torch.Generator().manual_seed(FISHER_SEED + number * 41 + 20)
-        labels = torch.multinomial(log.detach().exp(), 1, generator=drawn)
+        labels = drawn(log, FISHER_SEED + number * 41 + 20)
         parts = [kept["encoder"], kept["decoder"], kept["given"]]
         source, target, given = torch.autograd.grad(log.gather(1, labels).sum(), parts)
         g, x = torch.cat([source, target], 1)[0].double(), kept["read"][0].detach().double()
@@ -122,6 +121,17 @@ def test_gradients_reach_the_embeddings_of_both_stacks(written) -> None:
     for ours, theirs in ((found.embedding, fisher), (found.head, gram)):
         assert (ours.full() - theirs).abs().max() < 1e-3 * theirs.abs().max()
     assert found.weight == pytest.approx(squares / (3 * 21), rel=1e-3)
+
+
+def test_runs_for_gradients_show_what_both_stacks_read(written) -> None:
+    model, samples = model_of(written("umt5")), windows(400, count=3, seqlen=41)
+    found, expected = downstream(model, samples, first=samples).read, statistics_of(model, samples, hessian=False)
+    assert found is not None
+    assert found.linears == expected.linears
+    for linear in expected.linears:
+        ours, theirs = found.total(linear), expected.total(linear)
+        assert ours.tokens == theirs.tokens
+        assert torch.equal(ours.squares, theirs.squares), linear
 
 
 def test_norms_of_both_stacks_follow_the_gradient_of_the_whole_model(written) -> None:
