@@ -93,7 +93,11 @@ def test_blocks_whose_runs_are_kept_give_the_same_bits(kept: int, monkeypatch: p
     assert torch.equal(found.embedding.full(), expected.embedding.full())
 
 
-@pytest.mark.parametrize(("name", "seqlen", "count"), [("", 300, 4), ("", 40, 6), ("qwen3-moe", 40, 6)])
+@pytest.mark.parametrize(
+    ("name", "seqlen", "count"),
+    # the last have masks for every sequence, or slopes: a block is called with one, and with several
+    [("", 300, 4), ("", 40, 6), ("qwen3-moe", 40, 6), ("gemma2", 40, 6), ("falcon", 40, 6), ("bloom", 40, 6)],
+)
 def test_runs_show_what_a_walk_would_of_the_first_samples(name: str, seqlen: int, count: int, tmp_path: Path) -> None:
     """Sums of squares and magnitudes of everything that matrices read, the head's included, bit for bit."""
     folder = build(name, tmp_path) if name else TINY

@@ -168,7 +168,8 @@ class _Passes:
         return results
 
     def _forward(self) -> None:
-        first, self._arguments = self._pool.map(self._embedded, self._chunks[:1])[0]
+        # of one sequence: masks that several were seen with have as many rows, and fit no other number
+        first, self._arguments = self._pool.map(self._embedded, [slice(1)])[0]
         hidden = self._new(first.shape[-1])
 
         def embed(chunk: slice) -> None:
