@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from walks import CARRYING, TINY, carrying, model_of, statistics_of, whole_model
 
 from quantkit.calibration.text import spec
 from quantkit.calibration.text.samples import Samples
-from quantkit.calibration.walk import fisher
+from quantkit.calibration.walk import fisher, kept_runs
 from quantkit.calibration.walk.fisher import SEED, downstream, drawn
+from quantkit.calibration.walk.kept_runs import held_bytes, parameter_bytes
 from quantkit.calibration.walk.known import NO_ARGUMENTS
 from quantkit.calibration.walk.model import BlockModel, block_at, resident_block
 from quantkit.calibration.walk.reading import is_readable
@@ -77,9 +78,15 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
 def test_blocks_whose_runs_are_kept_give_the_same_bits(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the last blocks are kept, as many as there is room for, and each other block is loaded twice."""
     samples, model = windows(2048, count=2, seqlen=40), model_of(TINY)
-    block = resident_block(model, 0, NO_ARGUMENTS)
-    size = sum(p.numel() for p in block.module.parameters()) * 4 + samples.tokens.size * model.token_bytes(block, 40)
+    sizes: list[int] = []
+
+    def counted(module: torch.nn.Module, run: Callable[[], torch.Tensor]) -> int:
+        sizes.append(held_bytes(module, run))
+        return sizes[-1]
+
+    monkeypatch.setattr(fisher, "held_bytes", counted)
     expected = downstream(model, samples)
+    size = parameter_bytes(resident_block(model, 0, NO_ARGUMENTS).module) + 2 * sizes[0]
     loaded: list[int] = []
 
     def load(model: BlockModel, index: int, arguments: Sequence[Arguments]) -> Resident:
@@ -87,10 +94,21 @@ def test_blocks_whose_runs_are_kept_give_the_same_bits(kept: int, monkeypatch: p
         return block_at(model, index, arguments)
 
     monkeypatch.setattr(fisher, "block_at", load)
-    monkeypatch.setattr(fisher, "KEPT_BYTES", kept * size)
+    monkeypatch.setattr(kept_runs, "FISHER_KEPT_BYTES", kept * size)
     found = downstream(model, samples)
     assert loaded == [0, 1, 2, 3, *reversed(range(4 - kept))]
     assert torch.equal(found.embedding.full(), expected.embedding.full())
+
+
+def test_what_gradients_need_is_counted_once() -> None:
+    """SiLU's input, which is saved by it and by the product; SiLU itself; the output. No parameter."""
+    linear, read = torch.nn.Linear(8, 16).requires_grad_(False), torch.zeros(1, 4, 8, requires_grad=True)
+
+    def run() -> torch.Tensor:
+        given = linear(read)
+        return given * torch.nn.functional.silu(given)
+
+    assert held_bytes(linear, run) == 3 * 4 * 16 * 4
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from quantkit.source.base import require_runnable
 from quantkit.units import counted
 
 FISHER_TOKENS = 1 << 14  # of all the text that gradients are taken of: more change little
+FISHER_KEPT_BYTES = 512 << 20  # of blocks and their runs forward that the way back need not repeat
 WIDENING_TOKENS = 1 << 15  # of the shipped text that widens other text
 ELSEWHERE_TOKENS = 1 << 14  # of text of other kinds that what types cost is judged by, too
 IMPORTANCE_TOKENS = 1 << 11  # that the importance matrix of a classic file is of, beside which others are measured

@@ -7,7 +7,7 @@ empirical look-alike. An error d of a token's row then costs d G d^T / 2 of KL d
 second order. The rows of the embedding are looked up: they have no inputs, and this is the Hessian that they have.
 
 Samples go forward through the original weights, and what each block reads is kept; gradients then come back block by
-block. The last blocks keep all that gradients need, where that takes no more than KEPT_BYTES; each other block is
+block. The last blocks keep all that gradients need, where that takes no more than FISHER_KEPT_BYTES; any other is
 computed once more from what it read, and of these one is in memory at a time. The kept activations (samples x seqlen x
 hidden for each block) lie where the model's scratch space is.
 """
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from quantkit.calibration.statistics.sums import Accumulator, Chunk, Gram, Statistics, accumulate
 from quantkit.calibration.text.samples import Samples
-from quantkit.calibration.text.spec import FISHER_TOKENS, fisher_tokens
+from quantkit.calibration.text.spec import FISHER_KEPT_BYTES, FISHER_TOKENS, fisher_tokens
 from quantkit.calibration.walk.head import LOGITS_BYTES, load_head, load_matrix
+from quantkit.calibration.walk.kept_runs import KeptRuns, Run, held_bytes, parameter_bytes
 from quantkit.calibration.walk.model import BlockModel, block_at, read_embedding, started, token_rows
 from quantkit.calibration.walk.passes import chunk_samples
 from quantkit.calibration.walk.reading import Reading, is_readable
@@ -38,7 +39,6 @@ from quantkit.events import BlockProgress, Sink, ignore
 
 SEED = 0x5EED
 EMBEDDING, HEAD = "embedding", "head"
-KEPT_BYTES = 512 << 20  # of blocks and their runs forward that the way back need not repeat
 
 Result = TypeVar("Result")
 
@@ -114,15 +114,6 @@ def downstream(
         return _Passes(model, samples, pool, emit, watch, reading).run()
 
 
-@dataclass(frozen=True)
-class _Run:
-    """A block in memory with its runs, which gradients can be taken of: what it read and gave, by first sample."""
-
-    resident: Resident
-    nbytes: int
-    found: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-
-
 class _Passes:
     """The two passes: `kept` is what each block and the head read, (n, seqlen, hidden) each; `runs` are those of the
     last blocks, by number."""
@@ -144,7 +135,7 @@ class _Passes:
         step = chunk_samples(self._ids.shape[1], model.device)
         self._chunks = [slice(first, min(first + step, len(self._ids))) for first in range(0, len(self._ids), step)]
         self._kept: list[Tensor] = []
-        self._runs: dict[int, _Run] = {}
+        self._runs = KeptRuns()
         self._arguments: tuple[Arguments, ...] = ()
 
     def run(self) -> Downstream:
@@ -184,7 +175,7 @@ class _Passes:
 
     def _advance(self, index: int, resident: Resident, read: Tensor, given: Tensor) -> None:
         """Run a block on all it reads; what it gives goes to `given`."""
-        run, reading = self._room_for(index, resident), self._reading
+        run, reading = self._room_for(index, resident, read), self._reading
         sites = reading.sites(resident, read) if reading else ()
         wanted = frozenset(site.name for site in sites)
 
@@ -201,17 +192,16 @@ class _Passes:
         if reading:
             reading.add(resident, sites, [inputs for inputs in found if inputs])
 
-    def _room_for(self, index: int, resident: Resident) -> _Run | None:
-        """Where the runs of a block are kept, in the place of those of earlier ones, which the way back comes to later;
-        None where they are not: they are too large, or a watch has yet to say what it wants to see of them."""
-        weights = 4 * sum(parameter.numel() for parameter in resident.module.parameters())
-        size = weights + self._ids.numel() * self._model.token_bytes(resident, self._ids.shape[1])
-        if self._watch is not None or size > KEPT_BYTES:
+    def _room_for(self, index: int, resident: Resident, read: Tensor) -> Run | None:
+        """Where the runs of a block are kept; None where they are not: they are too large, by what one sample holds,
+        or a watch has yet to say what it wants to see of them."""
+        weights = parameter_bytes(resident.module)
+        if self._watch is not None or weights > FISHER_KEPT_BYTES:
             return None
-        while sum(run.nbytes for run in self._runs.values()) + size > KEPT_BYTES:
-            del self._runs[min(self._runs)]
-        self._runs[index] = _Run(resident, size)
-        return self._runs[index]
+        one = self._pool.map(
+            lambda sample: held_bytes(resident.module, lambda: self._ran(resident, sample)[1]), [read[:1]]
+        )
+        return self._runs.room_for(index, Run(resident, weights + len(self._ids) * one[0]))
 
     def _ran(
         self, resident: Resident, read: Tensor, wanted: frozenset[str] = frozenset()
@@ -268,7 +258,7 @@ class _Passes:
 
     def _backward(self, index: int, gradients: Tensor) -> None:
         """Gradients at what a block gives become those at what it reads."""
-        run, read, watch = self._runs.pop(index, None), self._kept.pop(), self._watch
+        run, read, watch = self._runs.pop(index), self._kept.pop(), self._watch
         resident = run.resident if run else self._block(index)
         wanted = watch.linears(index) if watch else frozenset()
         given = _outputs_of(resident, wanted)
