@@ -233,6 +233,22 @@ def test_a_plane_puts_every_bit_where_the_format_says(bits, span, low):
         assert np.array_equal(unpack_planes(raw, low, (Plane(11, bits, span, shift),), 256), codes)
 
 
+@pytest.mark.parametrize(
+    ("plane", "block"),
+    [
+        (Plane(0, 2, 16), 256),
+        (Plane(0, 4, 4), 256),
+        (Plane(0, 4, 32), 64),
+        (Plane(0, 1, 1), 16),
+        (Plane(33, 4, 64), 256),
+    ],
+)
+def test_a_plane_that_no_loop_writes_is_refused(plane, block):
+    """Loops check nothing: they would write another plane, or beyond the end of the bytes."""
+    with pytest.raises(AssertionError, match="Plane"):
+        pack_planes(np.zeros((1, block), np.int16), 0, (plane,), np.zeros((1, 160), np.uint8))
+
+
 # Ties, zeros, and groups whose scale vanishes.
 
 

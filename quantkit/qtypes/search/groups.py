@@ -10,6 +10,7 @@ import numpy as np
 from quantkit.tensors import F32
 
 WIDTH = 32  # groups side by side
+SUPER = 256  # codes of a super-block: no other has planes of 32 bytes and more
 
 
 class Weighting(IntEnum):

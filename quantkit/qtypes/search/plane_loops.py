@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from quantkit.qtypes.search.compilation import compiled, inlined
+from quantkit.qtypes.search.groups import SUPER
 from quantkit.qtypes.search.octets import store_bits, store_merged
-
-SUPER = 256  # codes of a super-block: no other has planes of 32 bytes and more
 
 # Steps of loops are literals: counting the steps of another range takes a division, which is slower than a plane.
 # Literal ends, where there can be, unroll them.
@@ -34,7 +33,7 @@ def _pack_nibbles(codes, first, block, span, shift, raw, to):  # type: ignore[no
 def pack_block(codes, first, block, planes, raw, start):  # type: ignore[no-untyped-def]
     """Write `block` codes from codes[first], uint8 counted from 0, to the planes of the block at byte `start` of raw.
 
-    raw is flat.
+    raw is flat. The planes are of planes.WRITTEN.
     """
     for p in range(planes.shape[0]):
         to, bits, span, shift = start + planes[p, 0], planes[p, 1], planes[p, 2], planes[p, 3]

@@ -23,9 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantkit.qtypes.base import Codes, Grid
-from quantkit.qtypes.search.groups import frozen, lanes
+from quantkit.qtypes.search.groups import SUPER, frozen, lanes
 from quantkit.qtypes.search.scales import middles
 from quantkit.tensors import F32, U8
+
+# (bits, span) of the planes that loops write, and how many codes at once: SUPER is all of a block.
+WRITTEN = {
+    (4, 8): 16, (4, 16): 32, (4, 32): SUPER, (4, 64): SUPER, (2, 4): 16, (2, 32): SUPER, (1, 32): SUPER, (1, 1): 32,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,12 @@ class SearchCodes:
     kept: F32 | None = None
 
 
-def _layout(planes: tuple[Plane, ...]) -> NDArray[np.int64]:
+def _layout(planes: tuple[Plane, ...], block: int, nbytes: int) -> NDArray[np.int64]:
+    """Planes as loops take them, for blocks of so many codes in so many bytes: loops write what they are told to."""
+    for plane in planes:
+        codes = WRITTEN.get((plane.bits, plane.span), SUPER + 1)
+        assert block == codes if codes >= SUPER else block % codes == 0, f"no loop writes {plane} of {block} codes"
+        assert plane.at + block * plane.bits // 8 <= nbytes, f"{plane} of {block} codes ends beyond byte {nbytes}"
     return np.array([(plane.at, plane.bits, plane.span, plane.shift) for plane in planes], np.int64)
 
 
@@ -59,7 +69,7 @@ def pack_planes(codes: Codes, low: int, planes: tuple[Plane, ...], raw: U8) -> N
     """Write `codes` (n, block), of which `low` is stored as 0, into their planes of `raw` (n, nbytes)."""
     from quantkit.qtypes.search.plane_loops import pack_blocks
 
-    pack_blocks(np.require(codes, np.int16, ["C", "A", "W"]), low, _layout(planes), raw)
+    pack_blocks(np.require(codes, np.int16, ["C", "A", "W"]), low, _layout(planes, codes.shape[1], raw.shape[1]), raw)
 
 
 def unpack_planes(raw: U8, low: int, planes: tuple[Plane, ...], block: int) -> Codes:
@@ -85,7 +95,8 @@ def round_to_planes(blocks: F32, grid: Grid, search: SearchCodes, planes: tuple[
     scale, offset = grid.scale.reshape(-1), nothing if grid.offset is None else grid.offset.reshape(-1)
     iscale, origin = (nothing if array is None else array for array in (search.iscale, search.origin))
     kept = nothing.reshape(0, 0) if search.kept is None else search.kept
-    limits, layout = (grid.qmin, grid.qmax), _layout(planes)
+    limits, layout = (grid.qmin, grid.qmax), _layout(planes, blocks.shape[1], raw.shape[1])
+    assert blocks.size in (16 * scale.size, 32 * scale.size), "groups of 16 or 32"
     rounding.round_to_planes(frozen(blocks), scale, offset, iscale, origin, kept, *limits, layout, raw)
 
 
@@ -93,7 +104,8 @@ def levels_to_planes(blocks: F32, inverse: F32, levels: F32, planes: tuple[Plane
     """Write the indices of the levels nearest to inverse * x, for blocks (b, block), inverse (groups,), into `raw`."""
     from quantkit.qtypes.search import rounding
 
-    rounding.levels_to_planes(frozen(blocks), inverse, middles(levels), _layout(planes), raw)
+    layout = _layout(planes, blocks.shape[1], raw.shape[1])
+    rounding.levels_to_planes(frozen(blocks), inverse, middles(levels), layout, raw)
 
 
 def cut_to_planes(blocks: F32, top: int, signed: bool, planes: tuple[Plane, ...], raw: U8) -> tuple[F32, F32]:
@@ -104,5 +116,6 @@ def cut_to_planes(blocks: F32, top: int, signed: bool, planes: tuple[Plane, ...]
     from quantkit.qtypes.search import rounding
 
     scale, minimum = np.empty(lanes(len(blocks)), np.float32), np.empty(lanes(len(blocks)), np.float32)
-    rounding.cut_to_planes(frozen(blocks), top, signed, _layout(planes), raw, scale, minimum)
+    layout = _layout(planes, blocks.shape[1], raw.shape[1])
+    rounding.cut_to_planes(frozen(blocks), top, signed, layout, raw, scale, minimum)
     return scale[: len(blocks)], minimum[: len(blocks)]
