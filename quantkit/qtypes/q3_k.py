@@ -95,7 +95,8 @@ def _search_weighted(weights: F32, importance: F32) -> tuple[Grid, SearchCodes]:
     by_block = scale.reshape(len(weights), BLOCK // GROUP)
     d, factor, _ = scales.search_signed(Groups(by_block, Weighting.PURE_IMPORTANCE, sums), -SCALE_LOW)
     sc = scales.nearest_codes(by_block, factor, SCALE_LOW, SCALE_HIGH)
-    sc[factor == 0] = SCALE_LOW
+    # of an infinite scale the factor is 0, too: the codes are 0 then, not the lowest
+    sc[(factor == 0) & ~np.isinf(by_block).any(axis=1)] = SCALE_LOW
     return superblocks.signed_grid(blocks.half(d), sc, (LOW, HIGH)), SearchCodes(iscale)
 
 

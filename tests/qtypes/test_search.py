@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -370,6 +371,20 @@ def test_denormals_make_infinite_inverses_and_the_same_bytes(name, case):
     w = w.astype(F32)
     for importance in (None, np.ones(1024, F32), np.full(1024, 1e-30, F32)):
         assert_ggml(name, w, importance)
+
+
+@pytest.mark.parametrize("name", ["q2_k", "q3_k", "q4_k", "q6_k"])
+def test_importance_beyond_all_measure_makes_the_same_bytes(name):
+    """From 1e-45 to 1e30 in one row, for groups as far apart: scales and their sums may be infinite."""
+    rng = np.random.default_rng(11)
+    scale = np.repeat(10.0 ** rng.choice([-45, -38, -30, -20, -15, -6, 0, 3.5], (200, 32)), 16, axis=1)
+    w = (rng.standard_normal((200, 512)) * scale).astype(F32)
+    importance = (10.0 ** rng.choice([-45, -38, -30, -20, -10, 0, 10, 20, 30], 512)).astype(F32)
+    for row in w:
+        qtype, one = base.get(name), row[None]
+        with suppress(NonFiniteError):  # a scale that float16 cannot hold
+            raw = qtype.encode(one, importance)
+            assert np.array_equal(raw, ggml.quantize(qtype.gguf, one, importance))
 
 
 @pytest.mark.parametrize("name", SEARCHED)
