@@ -24,9 +24,14 @@ def test_versions_are_those_of_the_metadata(package: str) -> None:
 def test_a_package_that_no_folder_names_is_looked_for_in_its_metadata(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    (tmp_path / "an.egg").touch()
+    places = ["an.egg", "missing", "first", "second"]
+    monkeypatch.setattr(sys, "path", ["", *(str(tmp_path / place) for place in places)])
     with pytest.raises(PackageNotFoundError):
         installed_version("old-fashioned")
-    (tmp_path / "old_fashioned-2.5.egg-info").mkdir()
-    (tmp_path / "old_fashioned-2.5.egg-info" / "PKG-INFO").write_text("Name: old-fashioned\nVersion: 2.5\n")
+    # the second holds another package, by an installer that left its dashes
+    said, other = tmp_path / "first" / "old_fashioned-2.5.egg-info", "old_fashioned-thing-9.dist-info"
+    said.mkdir(parents=True)
+    (said / "PKG-INFO").write_text("Name: old-fashioned\nVersion: 2.5\n")
+    (tmp_path / "second" / other).mkdir(parents=True)
     assert installed_version("old-fashioned") == "2.5"
