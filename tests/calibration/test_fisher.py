@@ -86,6 +86,8 @@ def test_blocks_whose_runs_are_kept_give_the_same_bits(kept: int, monkeypatch: p
 
     monkeypatch.setattr(fisher, "held_bytes", counted)
     expected = downstream(model, samples)
+    downstream(model, windows(2048, count=6, seqlen=40))
+    assert len(set(sizes)) == 1, "of one sample, however many there are"
     size = parameter_bytes(resident_block(model, 0, NO_ARGUMENTS).module) + 2 * sizes[0]
     loaded: list[int] = []
 

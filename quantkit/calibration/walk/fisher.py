@@ -198,9 +198,8 @@ class _Passes:
         weights = parameter_bytes(resident.module)
         if self._watch is not None or weights > FISHER_KEPT_BYTES:
             return None
-        one = self._pool.map(
-            lambda sample: held_bytes(resident.module, lambda: self._ran(resident, sample)[1]), [read[:1]]
-        )
+        alone = [read[:1].clone()]  # not a part of what all samples are read from
+        one = self._pool.map(lambda first: held_bytes(resident.module, lambda: self._ran(resident, first)[1]), alone)
         return self._runs.room_for(index, Run(resident, weights + len(self._ids) * one[0]))
 
     def _ran(
