@@ -29,7 +29,14 @@ PLANES = (Plane(at=16, bits=4, span=32),)
 
 # quantize_row_q4_K_ref and, with importance, quantize_row_q4_K_impl of ggml-quants.c
 SEARCH = superblocks.OffsetSearch(
-    n=32, top=TOP, scale_top=63, how=Weighting.RMS_MAGNITUDE, squared=True, steps=Steps(-1.0, 0.1, 20), sigma_factor=2
+    n=32,
+    top=TOP,
+    scale_top=63,
+    how=Weighting.RMS_MAGNITUDE,
+    squared=True,
+    steps=Steps(-1.0, 0.1, 20),
+    sigma_factor=2,
+    cut=False,
 )
 
 

@@ -373,6 +373,17 @@ def test_denormals_make_infinite_inverses_and_the_same_bytes(name, case):
         assert_ggml(name, w, importance)
 
 
+@pytest.mark.parametrize("name", ["q4_k", "q5_k"])
+@pytest.mark.parametrize("seed", [63, 171, 235])
+def test_negative_scales_are_stored_as_in_the_reference(name, seed):
+    """Of groups with spikes where nothing counts. A byte then runs over into another scale (Q4_K), or is cut off."""
+    rng = np.random.default_rng(seed)
+    w = rng.standard_normal((16, 512)) * np.repeat(10.0 ** rng.choice([-6, -3, -1, 0, 1], (16, 16)), 32, axis=1)
+    w[:, rng.integers(0, 512, 40)] *= 1e4
+    importance = rng.integers(0, 2, 512).astype(F32)
+    assert_ggml(name, np.clip(w, -6e4, 6e4).astype(F32), importance)
+
+
 @pytest.mark.parametrize("name", ["q2_k", "q3_k", "q4_k", "q6_k"])
 def test_importance_beyond_all_measure_makes_the_same_bytes(name):
     """From 1e-45 to 1e30 in one row, for groups as far apart: scales and their sums may be infinite."""

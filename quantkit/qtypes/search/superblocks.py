@@ -19,6 +19,7 @@ from quantkit.qtypes.search.planes import SearchCodes
 from quantkit.tensors import F32, U8
 
 BLOCK = 256
+SIX_BITS = 63
 # Candidates of every offset search with importance (quantize_row_q2_K_impl ... q5_K_impl of ggml-quants.c).
 WEIGHTED_STEPS = Steps(-0.9, 0.05, 36)
 
@@ -28,7 +29,8 @@ class OffsetSearch:
     """How one type searches: groups of n, codes 0..top, scales and minima 0..scale_top.
 
     `how`, `squared` and `steps` are used without importance. `sigma_factor` times the mean square of the
-    super-block is sigma2 of the weights with importance.
+    super-block is sigma2 of the weights with importance, where scales of 6 bits are `cut` off, or not: a negative one
+    is a byte beyond them.
     """
 
     n: int
@@ -38,6 +40,7 @@ class OffsetSearch:
     squared: bool
     steps: Steps
     sigma_factor: int
+    cut: bool = True
 
 
 def search_offset(blocks: F32, importance: F32 | None, search: OffsetSearch) -> tuple[Grid, SearchCodes]:
@@ -55,6 +58,8 @@ def search_offset(blocks: F32, importance: F32 | None, search: OffsetSearch) -> 
         weight = found.sums.reshape(shape)
         d, sc = scales.search_unsigned(found.scale.reshape(shape), weight, search.scale_top)
         dmin, m = scales.search_unsigned(-found.minimum.reshape(shape), weight, search.scale_top)
+    if search.scale_top == SIX_BITS and ((sc > SIX_BITS).any() or (m > SIX_BITS).any()):
+        sc, m = _in_six_bits(sc, m, cut=importance is None or search.cut)
     grid = offset_grid(half(d), half(dmin), sc, m, search.top)
     return grid, SearchCodes(found.iscale, found.origin)
 
@@ -99,6 +104,14 @@ def pack_six_bits(sc: U8, m: U8) -> U8:
     packed[4:8] = m[:4] | (m[4:] >> 4) << 6
     packed[8:] = (sc[4:] & 15) | (m[4:] & 15) << 4
     return packed.T
+
+
+def _in_six_bits(sc: U8, m: U8, *, cut: bool) -> tuple[U8, U8]:
+    """Scales and minima (b, 8) as ggml stores them where a negative one wrapped around: cut off, or as they are read
+    again from bytes in which they run over into others."""
+    if cut:
+        return np.minimum(sc, SIX_BITS), np.minimum(m, SIX_BITS)
+    return unpack_six_bits(pack_six_bits(sc, m))
 
 
 def unpack_six_bits(raw: U8) -> tuple[U8, U8]:
