@@ -29,10 +29,11 @@ from quantkit.families.general import general_metadata
 from quantkit.families.known import family_named
 from quantkit.families.linears import outline
 from quantkit.families.model import Model
+from quantkit.formats.containers.declared import declared
 from quantkit.formats.containers.packed import Entry as Stored
 from quantkit.formats.containers.packed import PackedTensor
 from quantkit.formats.containers.patterns import matches
-from quantkit.formats.containers.stored import declared, stored_modules
+from quantkit.formats.containers.stored import stored_modules
 from quantkit.formats.gguf.file import read_tensor_bytes, require_whole_split
 from quantkit.formats.gguf.imatrix import Entry, Imatrix, encode_imatrix_gguf, match_importance, read_imatrix
 from quantkit.formats.gguf.imatrix_legacy import encode_imatrix_legacy

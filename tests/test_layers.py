@@ -130,6 +130,31 @@ def known_modules(source: Source) -> set[str]:
     return found & NAMES
 
 
+def test_scripts_import_what_there_is() -> None:
+    """Nobody else reads them before they are run: not mypy, and not a test of the module where a name was."""
+    defined = {
+        ".".join(Path("quantkit", source.name).with_suffix("").parts).removesuffix(".__init__"): {
+            name
+            for node in source.tree.body
+            for name in (
+                *([node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else ()),
+                *(target.id for target in ast.walk(node) if isinstance(target, ast.Name)),
+                *(alias.asname or alias.name for alias in getattr(node, "names", ()) if isinstance(alias, ast.alias)),
+            )
+        }
+        for source in SOURCES
+    }
+    wrong = [
+        f"{path.name}:{node.lineno}: {node.module}.{alias.name}"
+        for path in sorted((ROOT.parent / "scripts").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("quantkit.")
+        for alias in node.names
+        if f"{node.module}.{alias.name}" not in NAMES and alias.name not in defined.get(node.module or "", ())
+    ]
+    assert wrong == []
+
+
 def part_of(module: str) -> str:
     """The package or module right below quantkit; "__init__" for quantkit itself."""
     return [*module.split("."), "__init__"][1]
