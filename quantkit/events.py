@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from quantkit.records import record
 
 
-@dataclass(frozen=True)
+@record
 class RunStarted:
     """A command begins, on the command line alone: its name, and its arguments without secrets."""
 
@@ -15,7 +16,7 @@ class RunStarted:
     arguments: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@record
 class RunFinished:
     """A command ended well, after `seconds`."""
 
@@ -23,7 +24,7 @@ class RunFinished:
     seconds: float
 
 
-@dataclass(frozen=True)
+@record
 class RunFailed:
     """A command failed: the fields of the error object, and the exit code that follows."""
 
@@ -38,7 +39,7 @@ class RunFailed:
     key: str | None = None
 
 
-@dataclass(frozen=True)
+@record
 class StageStarted:
     """A stage begins. `total_bytes` is the source bytes it will read, 0 when unknown."""
 
@@ -47,7 +48,7 @@ class StageStarted:
     detail: str = ""
 
 
-@dataclass(frozen=True)
+@record
 class StageFinished:
     """A stage ended well. `detail` is its one-line result."""
 
@@ -56,7 +57,7 @@ class StageFinished:
     detail: str = ""
 
 
-@dataclass(frozen=True)
+@record
 class TensorProgress:
     """Some rows of a tensor were finished. `done_bytes` counts source bytes of the whole stage."""
 
@@ -69,7 +70,7 @@ class TensorProgress:
     total_bytes: int
 
 
-@dataclass(frozen=True)
+@record
 class BlockProgress:
     """Some samples went through a block: one of the passes that its statistics, its rounding and the next block need.
 
@@ -84,7 +85,7 @@ class BlockProgress:
     of_samples: int
 
 
-@dataclass(frozen=True)
+@record
 class Resumed:
     """Work of an earlier run was found, checked and kept."""
 
@@ -92,7 +93,7 @@ class Resumed:
     done_bytes: int
 
 
-@dataclass(frozen=True)
+@record
 class Warned:
     """Something a user should know: a fallback, a low-bit type, a skipped check. `code` is stable."""
 
@@ -100,7 +101,7 @@ class Warned:
     message: str
 
 
-@dataclass(frozen=True)
+@record
 class Published:
     """A file reached its final name."""
 
@@ -109,7 +110,7 @@ class Published:
     sha256: str
 
 
-@dataclass(frozen=True)
+@record
 class TaskFinished:
     """A task of a batch ended: its exit code, where it ran, and what is done of the batch. `message` says what it made,
     or why it failed."""

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from quantkit.errors import UnsupportedError
+from quantkit.records import record
 
 DISTRIBUTION = "quantkit-cli"
 
 
-@dataclass(frozen=True)
+@record
 class Extra:
     """An optional part: its name in pyproject.toml, what it gives, and the modules that must be there, by the names of
     their packages in the index."""

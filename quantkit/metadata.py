@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
+
+from quantkit.records import record
 
 Kind = Literal["u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "string", "u64", "i64", "f64"]
 Scalar = int | float | bool | str | bytes
 
 
-@dataclass(frozen=True)
+@record
 class KeyValue:
     """One metadata entry. `value` is a scalar of `kind`, or with `array` a sequence of such scalars.
 

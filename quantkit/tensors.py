@@ -7,12 +7,13 @@ permutation of rows like any other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from quantkit.records import record
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
@@ -31,7 +32,7 @@ COUNTED_DTYPES = {**WHOLE_DTYPES, "BOOL": "?"}  # of all that is no weight: mask
 MAX_WHOLE = 1 << 24  # up to here float32 has every whole number
 
 
-@dataclass(frozen=True)
+@record
 class Coded:
     """The quantization type `qtype` has the codes and scales of a stored weight: its rows could be carried over bit for
     bit. Where it is `turned`, they are the rows of each matrix turned: it is stored (.., columns, rows). `factored`
@@ -44,7 +45,7 @@ class Coded:
     wide: bool = False
 
 
-@dataclass(frozen=True)
+@record
 class TensorInfo:
     """Header facts of one stored tensor.
 

@@ -22,6 +22,7 @@ from quantkit.errors import InputError, QuantkitError, ResourceError
 from quantkit.jsontext import LongNumber
 from quantkit.placeholders import HEAD_BYTES, placeholder
 from quantkit.platforms import NO_WAIT, SAFE, open_unlinked, preadv
+from quantkit.records import record
 from quantkit.tensors import U8
 
 SHOWN_CHARACTERS = 120
@@ -42,7 +43,7 @@ def listed(names: list[str], limit: int = 5) -> str:
     return ", ".join(shown(name) for name in names[:limit]) + more
 
 
-@dataclass(frozen=True)
+@record
 class Stamp:
     """What tells one state of a file from another without reading it."""
 
@@ -81,7 +82,7 @@ class Elsewhere(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass(frozen=True)
+@record
 class InputFile:
     """A regular file, opened once. Every read goes through this descriptor and is checked for its length.
 

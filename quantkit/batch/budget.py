@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from quantkit.batch.task import Needs, Task
 from quantkit.machine import available_bytes, core_count, memory_limit_bytes
+from quantkit.records import record
 
 SHARE = 0.9  # of the memory: the rest is for everything else
 MOST_JOBS = 4  # by default: what one task cannot use of many cores is little
 
 
-@dataclass(frozen=True)
+@record
 class Budget:
     """What all tasks that run at a time may take. None for the disk: it is not looked at."""
 

@@ -14,7 +14,7 @@ from asyncio import CancelledError
 from collections.abc import Callable, Sequence
 from concurrent import futures
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from quantkit.batch.dask_cluster import (
@@ -31,6 +31,7 @@ from quantkit.batch.place import INTERRUPTED, Failure, Outcome, Report, Setup, S
 from quantkit.batch.task import Task
 from quantkit.extras import require_installed
 from quantkit.machine import core_count
+from quantkit.records import record
 from quantkit.report.text import size
 from quantkit.version import __version__
 
@@ -42,7 +43,7 @@ LOST_AGAIN = 3  # times that a task is given to another worker, after Dask itsel
 KILLED, NETWORK_EXIT, BUG_EXIT = -9, 9, 1
 
 
-@dataclass(frozen=True)
+@record
 class Dask:
     """Runs tasks on workers of Dask. `work` is what they are asked to do: a function of an importable module, from the
     text of an Order to that of an Outcome; None: dask_task.run_order."""

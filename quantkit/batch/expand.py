@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from quantkit.batch.task import Task
 from quantkit.errors import UsageError
 from quantkit.recipes.read import load_recipe
 from quantkit.recipes.recipe import Recipe
+from quantkit.records import record
 from quantkit.untrusted import shown
 
 MAX_TASKS = 200_000
@@ -29,7 +29,7 @@ ALONE = ("calib", "target_size", "target_bpw", "max_kld")  # text goes through t
 Idle = Callable[[str, Recipe], str | None]
 
 
-@dataclass(frozen=True)
+@record
 class Wish:
     """A task with what it is made of: the recipes as `--to` has them, read, and the options that they use."""
 
@@ -40,7 +40,7 @@ class Wish:
     options: Options
 
 
-@dataclass(frozen=True)
+@record
 class _Cell:
     """A model with a recipe. `own` are options that are not those of the model as a whole."""
 

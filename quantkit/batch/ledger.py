@@ -16,7 +16,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,7 @@ from quantkit.batch.place import INTERRUPTED, Failure, Outcome
 from quantkit.errors import InputError
 from quantkit.jsontext import dump_json, utf8
 from quantkit.qtypes import NUMERICS
+from quantkit.records import record
 from quantkit.report.manifest import read_manifest
 from quantkit.source.spec import names_hub
 from quantkit.storage import write_small
@@ -86,7 +87,7 @@ class TaskRecord(msgspec.Struct, frozen=True):
         return Outcome(self.task, exit_code, self.seconds, self.where, self.error, self.failures, self.attempts)
 
 
-@dataclass(frozen=True)
+@record
 class Ledger:
     """The records of a batch, below its folder `out`."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from threading import Event
 
 from quantkit.batch.budget import Budget, jobs_here, memory_here
@@ -13,13 +12,14 @@ from quantkit.batch.ledger import Ledger, where
 from quantkit.batch.place import Failure, Outcome, Report, Setup, Stop
 from quantkit.batch.task import Task
 from quantkit.batch.worker import Work, run_task
+from quantkit.records import record
 from quantkit.report.text import size
 from quantkit.storage import free_bytes
 
 WAKE_S = 0.5
 
 
-@dataclass(frozen=True)
+@record
 class Local:
     """Runs tasks as children of this process. `keys` are those of the ledger, by task."""
 

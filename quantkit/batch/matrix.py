@@ -20,6 +20,7 @@ from quantkit.batch.options import OPTIONS, SHIPPED_TEXT, WANTED, Options, Value
 from quantkit.batch.slurm_script import require_options
 from quantkit.errors import InputError, UsageError, did_you_mean
 from quantkit.recipes.scan import TooComplexError, require_simple
+from quantkit.records import record
 from quantkit.source.spec import names_hub
 from quantkit.untrusted import read_bounded, shown
 
@@ -34,7 +35,7 @@ OF_MODEL = ("name", "source", "extends", "template", "recipes")
 OF_RECIPE = ("name", "to", "extends", "template", "folder")
 
 
-@dataclass(frozen=True)
+@record
 class Model:
     """A source to convert. `recipes` are those of the matrix that it is made with, None for all."""
 
@@ -44,7 +45,7 @@ class Model:
     recipes: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True)
+@record
 class RecipeEntry:
     """A recipe with options, under a name. `folder` is where its files go in the folder of the model."""
 
@@ -54,7 +55,7 @@ class RecipeEntry:
     folder: str | None = None
 
 
-@dataclass(frozen=True)
+@record
 class Choice:
     """Models and recipes by the globs that their names fit, and options for what both fit."""
 
@@ -66,7 +67,7 @@ class Choice:
         return fnmatchcase(model, self.model) and fnmatchcase(recipe, self.recipe)
 
 
-@dataclass(frozen=True)
+@record
 class Matrix:
     """A matrix as it was read: every name is resolved, every path absolute."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from math import isfinite
+
+from quantkit.records import record
 
 Value = str | int | float | bool | tuple[str, ...]
 Options = Mapping[str, Value]
@@ -12,7 +13,7 @@ Options = Mapping[str, Value]
 SHIPPED_TEXT = "default"  # a name of --calib that is no file
 
 
-@dataclass(frozen=True)
+@record
 class Option:
     """One option. `kind` is text, texts, whole, number, flag, or switch, which is also given to say no; the values of
     `files` are paths, of the matrix's folder. `field` is what `Request` or `Output` calls it."""

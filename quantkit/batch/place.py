@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 from quantkit.batch.task import Task
+from quantkit.records import record
 
 # Each is a module of this package with a function `open_place(setup) -> Place`.
 PLACES = ("local", "dask", "slurm")
@@ -16,7 +17,7 @@ TLS = ("tls-ca", "tls-cert", "tls-key")  # options of the place dask
 DONE, SEVERAL, INTERRUPTED = 0, 10, 130
 
 
-@dataclass(frozen=True)
+@record
 class Failure:
     """Why something could not be made: an error as the command line says it. `recipe` is empty for a whole task."""
 
@@ -30,7 +31,7 @@ class Failure:
         return asdict(self)
 
 
-@dataclass(frozen=True)
+@record
 class Outcome:
     """What became of a task. `exit` is the exit code of its command line, negative for a signal that ended it; `where`
     names the machine and process that ran it. `error` is why it failed, `failures` which of its recipes did."""
@@ -48,7 +49,7 @@ class Outcome:
         return self.exit == DONE
 
 
-@dataclass(frozen=True)
+@record
 class Setup:
     """What a place is told. `matrix` is the file that other machines read, too; `out` the folder of the batch.
 

@@ -23,6 +23,7 @@ from quantkit.batch.place import INTERRUPTED, Failure, Outcome, Report, Setup, S
 from quantkit.batch.slurm_script import JOB_NAME, arrays, log_pattern, require_options
 from quantkit.batch.task import Task
 from quantkit.errors import InputError, NetworkError, UnsupportedError
+from quantkit.records import record
 from quantkit.storage import write_small
 from quantkit.untrusted import parse_json_object, read_bounded, shown
 
@@ -61,7 +62,7 @@ ENDS: Mapping[str, tuple[int, str, str, str, bool]] = {
 }
 
 
-@dataclass(frozen=True)
+@record
 class Slurm:
     """Runs tasks as jobs of Slurm, as their batch's folder is on a file system of the cluster."""
 
@@ -99,7 +100,7 @@ class _Job:
 Entry = tuple[str, str, float | None]  # of jobs.json: task, key, and the time of the record that there was before
 
 
-@dataclass(frozen=True)
+@record
 class _Asked:
     """An array that sbatch was asked for at `time`: whether there is one of this name only the queue knows."""
 

@@ -11,12 +11,12 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from quantkit.batch.place import Setup
 from quantkit.batch.task import Task
 from quantkit.errors import UsageError, did_you_mean
+from quantkit.records import record
 
 JOB_NAME = "quantkit"  # what is submitted has a name of its own behind it
 ARRAY = 1000  # elements: MaxArraySize is 1001 unless somebody has changed it
@@ -36,7 +36,7 @@ KEYS: Mapping[str, str] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@record
 class Array:
     """Tasks that are one array of jobs, and its script."""
 

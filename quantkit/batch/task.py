@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
+from quantkit.records import record
 
-@dataclass(frozen=True)
+
+@record
 class Needs:
     """What a task takes while it runs: memory, what it adds to the disk of its output, and what it fetches."""
 
@@ -15,7 +16,7 @@ class Needs:
     download_bytes: int = 0
 
 
-@dataclass(frozen=True)
+@record
 class Task:
     """One `quantkit` command line. `id` is a slug, fit for a file name, and the same in every run of the matrix.
 

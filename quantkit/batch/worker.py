@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from threading import Event
 from typing import Any
 
@@ -18,6 +18,7 @@ from quantkit.batch.place import DONE, INTERRUPTED, SEVERAL, Failure, Outcome
 from quantkit.batch.task import Task
 from quantkit.events import never
 from quantkit.platforms import FATAL
+from quantkit.records import record
 
 POLL_S = 0.2
 BUSY_WAIT_S = 600.0  # for another process that makes the same output: then its files are found
@@ -32,7 +33,7 @@ ASKED = (signal.SIGINT, signal.SIGTERM)
 PASSING = (5, 6, 9)  # exit codes of what may be otherwise later: resources, a busy output, the network
 
 
-@dataclass(frozen=True)
+@record
 class Work:
     """A task with what it takes to run it: the ledger of its batch, and its key there.
 

@@ -6,7 +6,6 @@ QK-CAL-001, 002, 005 and 006 are those of `data_warnings`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import torch
 
@@ -14,6 +13,7 @@ from quantkit.calibration.experts import RARE_EXPERTS, RARE_SHARE, named_rare, r
 from quantkit.calibration.statistics.sums import Statistics, Sums
 from quantkit.calibration.text.warnings import data_warnings
 from quantkit.families.names import EXPERTS, expert_of
+from quantkit.records import record
 from quantkit.units import counted
 from quantkit.untrusted import listed
 
@@ -22,7 +22,7 @@ RANK = "QK-CAL-007"
 DEAD_COLUMNS = "QK-CAL-008"
 
 
-@dataclass(frozen=True)
+@record
 class Coverage:
     """What the data reached. `experts` maps the experts of a block ("model.layers.0.mlp.experts") to the tokens that
     each saw; `shortest` is the smallest ratio of tokens to columns over all sites that saw any. `rare` names the

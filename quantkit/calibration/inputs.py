@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,6 +23,7 @@ from quantkit.events import Sink
 from quantkit.families.model import Model
 from quantkit.formats.gguf.imatrix import Imatrix
 from quantkit.machine import memory_limit_bytes
+from quantkit.records import record
 from quantkit.source import Checkpoint
 from quantkit.source.base import require_runnable
 from quantkit.storage import Scratch, hash_file
@@ -46,7 +47,7 @@ JUDGED_TOKENS, LEAST_JUDGED = 1 << 12, 1 << 10  # that what was fitted to other 
 LEARNED_TOKENS = 3 << 14  # that inputs are learned from where only what types cost is asked: more change little
 
 
-@dataclass(frozen=True)
+@record
 class Going:
     """How a walk goes: up to the `last` block, None for the head; with text `widened` by other text, for what is
     rounded with feedback and records nothing else of its inputs; with other rows of the `embedding` than the model's,
@@ -113,7 +114,7 @@ class Inputs(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@record
 class Text:
     """Text to be run, as tokens, and how to run it. `shipped` are windows of the text that ships with quantkit, to
     widen other text by. `read` fills with what runs for something else have shown of a model's inputs, by the digest of
@@ -216,7 +217,7 @@ class Text:
         return to_imatrix(merge(found), model, ", ".join(self.spec.data))
 
 
-@dataclass(frozen=True)
+@record
 class Known:
     """A file of statistics that `quantkit calibrate` wrote; the text is not needed any more."""
 

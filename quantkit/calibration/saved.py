@@ -10,7 +10,7 @@ import hashlib
 import hmac
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from torch import Tensor
@@ -22,6 +22,7 @@ from quantkit.calibration.walk.model import BlockModel
 from quantkit.calibration.walk.walk import BlockView, walk_blocks
 from quantkit.errors import InputError, InterruptedRunError
 from quantkit.events import Sink, ignore
+from quantkit.records import record
 from quantkit.storage import Job, PartFile, hash_file, open_job, user_key, write_small
 from quantkit.units import counted
 from quantkit.untrusted import read_bounded
@@ -29,7 +30,7 @@ from quantkit.untrusted import read_bounded
 MAX_SEAL_BYTES = 64
 
 
-@dataclass(frozen=True)
+@record
 class BlockFiles:
     """Where the statistics of blocks lie: one file each in `folder`, whose name stands for model, data and options.
 

@@ -8,10 +8,11 @@ groups in the help are the parameters of the function (see `with_session`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from quantkit.records import record
 
 
-@dataclass(frozen=True)
+@record
 class Command:
     """`run(session, ...)` does it; its name is what the user types, its docstring the help.
 
@@ -32,7 +33,7 @@ class Command:
         return "\n".join(("Examples:", *self.examples))
 
 
-@dataclass(frozen=True)
+@record
 class Group:
     """Commands under a name of their own, as `quantkit batch plan`. `summary` is the help of the name."""
 

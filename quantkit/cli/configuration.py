@@ -12,12 +12,12 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from quantkit.cli.redaction import printable, redact
 from quantkit.errors import UsageError, did_you_mean
+from quantkit.records import record
 
 FILE, PROJECT = "quantkit.toml", "pyproject.toml"
 PREFIX, OFF, NAMED = "QUANTKIT_", "QUANTKIT_NO_CONFIG", "QUANTKIT_CONFIG"
@@ -47,7 +47,7 @@ MAYBE_FILES = frozenset(
 YES, NO = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
 
 
-@dataclass(frozen=True)
+@record
 class Setting:
     """A default that is not built in: of one command, or of all that have the option. `origin` says where it stands."""
 
@@ -62,7 +62,7 @@ class Setting:
         return f"{name} = {_words(self.value)}  ({self.origin})"
 
 
-@dataclass(frozen=True)
+@record
 class Configuration:
     """All of them, in rising precedence, and the same as Typer takes them."""
 
@@ -210,7 +210,7 @@ def _of_file(path: Path, options: _Options) -> Iterator[Setting]:
     yield from _of_table(found, (), place, options)
 
 
-@dataclass(frozen=True)
+@record
 class _Place:
     """A file, for messages: the line on which a key stands."""
 

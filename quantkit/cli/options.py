@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from quantkit.records import record
 
 if TYPE_CHECKING:
     from quantkit.pipeline.request import Request
@@ -60,7 +61,7 @@ StepSummary = Annotated[
 ]
 
 
-@dataclass(frozen=True)
+@record
 class Gated:
     """What an artifact has to keep before it is published, and on which text."""
 
@@ -86,7 +87,7 @@ DryRun = Annotated[
 ]
 
 
-@dataclass(frozen=True)
+@record
 class Want:
     """What to make from what: the options of every command that plans."""
 

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -27,6 +27,7 @@ from quantkit.errors import ResourceError, UsageError
 from quantkit.events import BlockProgress, Event, RunFailed, RunFinished, RunStarted, TensorProgress
 from quantkit.jsontext import dump_json
 from quantkit.platforms import address_limit
+from quantkit.records import record
 from quantkit.report.text import size
 from quantkit.version import __version__
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 LEAST_ADDRESSES = 384 << 20  # bytes: plan of a small model needs 350 MB
 
 
-@dataclass(frozen=True)
+@record
 class Settings:
     """The options every command has. Annotations are what the command line shows."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import date, timedelta
 
 from quantkit.consumers.finders import Found
@@ -11,6 +10,7 @@ from quantkit.consumers.names import known_as
 from quantkit.consumers.refusals import RULES, Rule
 from quantkit.consumers.subject import Subject
 from quantkit.errors import UnsupportedError, UsageError, require_choice
+from quantkit.records import record
 from quantkit.untrusted import shown
 
 CONSUMERS = ("transformers", "vllm", "sglang", "llama.cpp", "ollama", "lmstudio", "tensorrt-llm", "mlx")
@@ -23,7 +23,7 @@ LARGEST_GROUPS = (128, 1024)  # of kernels for AWQ, and for GPTQ
 FRESH = timedelta(days=180)
 
 
-@dataclass(frozen=True)
+@record
 class Verdict:
     """Whether a consumer loads an artifact; if not, by which rule, for which module, why and what to choose instead.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from quantkit.consumers.subject import Module, Subject
 from quantkit.families.names import EXPERTS as EXPERTS
 from quantkit.families.roles import Role
+from quantkit.records import record
 
 if TYPE_CHECKING:
     from quantkit.qtypes.schemes.base import Traits
@@ -35,7 +35,7 @@ COMPRESSED = PACKED | INT8 | FLOATS | NVFP4 | MXFP4
 WHOLE_STACKS = frozenset({"DbrxForCausalLM", "GptOssForCausalLM"})  # whose experts are never taken apart
 
 
-@dataclass(frozen=True)
+@record
 class Found:
     """What a rule objects to: a module, or the artifact as a whole."""
 

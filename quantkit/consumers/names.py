@@ -8,16 +8,16 @@ MPT, RW and StableLMEpoch: in a version of this year, with MiMoV2ForCausalLM; no
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 from quantkit.consumers.finders import Finder, Found
 from quantkit.consumers.subject import Subject
+from quantkit.records import record
 
 Opened = Literal["text", "sights", "sounds"]
 
 
-@dataclass(frozen=True)
+@record
 class Name:
     """A name that transformers lacks. It opens checkpoints of the model types `types`, as the class `known` ("" where
     it has none for what is published under the name), with the loader of models that write `text`, that see

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING
 
 from quantkit.consumers.finders import FLOATS, GPTQ, PACKED, Finder, layers, shapes, whole
 from quantkit.consumers.subject import Subject
+from quantkit.records import record
 
 if TYPE_CHECKING:
     from quantkit.qtypes.schemes.base import Traits
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 CHECKED = date(2026, 11, 21)
 
 
-@dataclass(frozen=True)
+@record
 class Rule:
     """One row. `finds` looks for what `consumer` refuses; where `refuses` is False it loads, and there is a catch.
 

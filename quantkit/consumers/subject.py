@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 from quantkit.families.names import EXPERTS
 from quantkit.families.roles import Role, fused_group
+from quantkit.records import record
 
 if TYPE_CHECKING:
     from quantkit.formats.containers.base import WriteLayout
     from quantkit.qtypes.schemes.base import Traits
 
 
-@dataclass(frozen=True)
+@record
 class Module:
     """A linear layer of weight (rows, cols) by the name that loaders know; `layout` is None where it stays a float."""
 
@@ -34,7 +34,7 @@ class Module:
         return self.traits.format in formats
 
 
-@dataclass(frozen=True)
+@record
 class Subject:
     """An artifact. `container` is "gguf" or the name of a container of formats/containers.
 

@@ -7,7 +7,6 @@ sided at 95 %, as elsewhere (figures.py): 10 of 10 prompts prove no more than 79
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from quantkit.evaluation.expectations import Choice, first_json
 from quantkit.evaluation.figures import Estimate, estimate, wilson
 from quantkit.evaluation.prompts import Asked, PromptSet, kinds_of
 from quantkit.evaluation.scores import Likelihood
+from quantkit.records import record
 
 WORST = 10
 JSON_KINDS = ("json", "json_schema")
@@ -28,7 +28,7 @@ RATES = {  # name -> the kinds of expectations of the prompts that count; none: 
 }
 
 
-@dataclass(frozen=True)
+@record
 class Checked:
     """An expectation: its kind, and whether the original's continuation and the other's hold it."""
 
@@ -37,7 +37,7 @@ class Checked:
     other: bool
 
 
-@dataclass(frozen=True)
+@record
 class Answer:
     """One prompt: both continuations as text without the token that ends them, how many tokens they have, how many
     are equal before the first that differs, whether all are, the mean KL divergence at the tokens of the original's
@@ -92,7 +92,7 @@ class Answer:
         }
 
 
-@dataclass(frozen=True)
+@record
 class Rate:
     """A share of prompts, of the other model with its bounds, and of the original."""
 
@@ -112,7 +112,7 @@ class Rate:
         return {"prompts": self.prompts, **self.other.as_json(), "reference": self.reference}
 
 
-@dataclass(frozen=True)
+@record
 class PromptReport:
     """What one model made of a set of prompts beside the original. `divergence` is the mean share of the original's
     tokens before the first that differs, `identical` the share of prompts without one, `kl` the mean over prompts.
@@ -175,7 +175,7 @@ class PromptReport:
         }
 
 
-@dataclass(frozen=True)
+@record
 class Heard:
     """What one model said: its continuation of each prompt, the likelihood of the original's continuation of each,
     and of each option of each."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from quantkit.plan.describe import describe_source
 from quantkit.quality.decoded import DecodedCheckpoint, open_decoded
 from quantkit.quality.headers import differing_numbers
 from quantkit.quality.made_gguf import tokenizer_keys
+from quantkit.records import record
 from quantkit.report.manifest import CHECKPOINT_MANIFEST, Manifest, find_manifest, read_manifest
 from quantkit.source import Checkpoint, open_source
 from quantkit.source.quantized import QuantizedCheckpoint
@@ -42,7 +43,7 @@ EMBEDDING = "token_embd.weight"
 SHARD = ".safetensors"
 
 
-@dataclass(frozen=True)
+@record
 class Artifact:
     """An artifact that is open: its side, its files with weights and their bytes, its manifest where there is one."""
 
@@ -209,7 +210,7 @@ def require_made_from(artifact: Artifact, source_sha256: frozenset[str], name: s
         raise InputError(f"its manifest says: {what}", path=str(artifact.paths[0]), key="source", hint=OTHER_MODEL)
 
 
-@dataclass(frozen=True)
+@record
 class Calibrated:
     """Text that an artifact was calibrated on, as its manifest says, beside the text at hand: whether that is part of
     it as a whole, or how many of its documents are. `sha256` is one hash over all files that were calibrated on."""
@@ -244,13 +245,13 @@ def calibrated_on(artifact: Artifact, corpus: Corpus, names: frozenset[str]) -> 
 def _text_records(facts: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The records of text in a manifest: of a calibration, of the statistics that stood for one, of an imatrix, and of
     the shipped text that widens what is rounded with feedback."""
-    for record in (facts.get("calibration"), facts.get("imatrix")):
-        if not isinstance(record, Mapping):
+    for text in (facts.get("calibration"), facts.get("imatrix")):
+        if not isinstance(text, Mapping):
             continue
-        data = record.get("data")
-        yield from (one for one in data if isinstance(one, Mapping)) if isinstance(data, list) else (record,)
-        if record.get("shipped_windows"):
-            yield {"name": "the shipped text", "sha256": record.get("shipped_sha256")}
+        data = text.get("data")
+        yield from (one for one in data if isinstance(one, Mapping)) if isinstance(data, list) else (text,)
+        if text.get("shipped_windows"):
+            yield {"name": "the shipped text", "sha256": text.get("shipped_sha256")}
 
 
 def _calibrated(record: Mapping[str, Any], corpus: Corpus, names: frozenset[str]) -> Calibrated:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from math import inf, isfinite
 from typing import Any
@@ -30,6 +30,7 @@ from quantkit.plan.describe import describe_source
 from quantkit.quality.decoded import DecodedCheckpoint, factors_in
 from quantkit.quality.made_gguf import is_fed_back
 from quantkit.quality.tensor_errors import TensorError, compare
+from quantkit.records import record
 from quantkit.source import Checkpoint
 from quantkit.source.base import StoredTensor
 from quantkit.source.factored import FactoredCheckpoint, factored
@@ -42,7 +43,7 @@ SLAB_WEIGHTS = 1 << 20  # read of a tensor at once: 4 MB of float32 of each mode
 PIECE_BYTES = 4 << 20
 
 
-@dataclass(frozen=True)
+@record
 class Sided:
     """A tensor of one of the models: as it is stored, its values where they can be decoded, and its stored bytes where
     the other model may have the same ones (None: it stores them otherwise)."""
@@ -56,7 +57,7 @@ class Sided:
         return (self.info.stored_as or self.info.dtype).lower()
 
 
-@dataclass(frozen=True)
+@record
 class Difference:
     """A tensor that both have. `same_bytes` is None where the two store it in ways that share no bytes; `error` is
     None where values cannot be compared: other shapes, a type without a decoder, or nothing to measure, for the bytes
@@ -101,7 +102,7 @@ def _stored_json(side: Sided) -> dict[str, Any]:
     return {"type": side.type, "shape": list(side.info.shape), "bytes": side.info.nbytes}
 
 
-@dataclass(frozen=True)
+@record
 class Pairs:
     """The tensors of two models by name: those of both, and those of one alone as they are stored there."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from quantkit.errors import InputError, UnsupportedError, UsageError, require_ch
 from quantkit.families.describe import find_family
 from quantkit.families.encoders import require_no_encoder
 from quantkit.families.layers import DECODING
+from quantkit.records import record
 from quantkit.source import Checkpoint
 from quantkit.source.base import require_runnable
 from quantkit.units import counted
@@ -35,7 +35,7 @@ SCORES = (ALL, SECOND_HALF)
 SEED = 0
 
 
-@dataclass(frozen=True)
+@record
 class Cutting:
     """How text becomes windows of `window` tokens; `score` says which predictions count. At most about `tokens` tokens
     are run, None for all: the windows are chosen by a hash of their number, evenly from all documents."""
@@ -58,7 +58,7 @@ def cutting(checkpoint: Checkpoint, window: int | None, score: str = ALL, tokens
     return Cutting(window_length(checkpoint, window, WINDOW, "window"), score, tokens)
 
 
-@dataclass(frozen=True)
+@record
 class Batch:
     """Windows of one length: `tokens` int32 (n, seqlen). Where `scored` (n, seqlen) says so, the prediction that is
     made at that token, of the one behind it, counts. `windows` (n,) are their numbers in the corpus."""
@@ -68,7 +68,7 @@ class Batch:
     windows: I32
 
 
-@dataclass(frozen=True)
+@record
 class Corpus:
     """Windows of text, and for every prediction that counts, in the order of the text: int32 (t,) each
 
@@ -128,7 +128,7 @@ class Corpus:
         return []
 
 
-@dataclass(frozen=True)
+@record
 class _Window:
     """A window before it is padded: its tokens, the first prediction that counts, and the document of each token."""
 
@@ -137,7 +137,7 @@ class _Window:
     documents: I32
 
 
-@dataclass(frozen=True)
+@record
 class Piece:
     """Tokens, and those behind them whose predictions count; neither is empty."""
 

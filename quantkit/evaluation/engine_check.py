@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ from quantkit.quality.engines import LLAMA_CPP
 from quantkit.quality.engines.llamacpp import LlamaCpp
 from quantkit.quality.engines.transformers import TRANSFORMERS
 from quantkit.quality.headers import differing_numbers
+from quantkit.records import record
 from quantkit.source import Checkpoint
 from quantkit.source.quantized import QuantizedCheckpoint
 from quantkit.units import counted
@@ -60,7 +61,7 @@ SIXTEEN_BITS = 0.02
 ROUNDED_INPUTS = 0.3
 
 
-@dataclass(frozen=True)
+@record
 class _Distance:
     """KL divergence in nats, over the predictions of a text."""
 

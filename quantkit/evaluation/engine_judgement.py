@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from quantkit.quality.checks.base import Check
 from quantkit.quality.engines import LLAMA_CPP
+from quantkit.records import record
 
 if TYPE_CHECKING:
     from quantkit.evaluation.scores import F64
@@ -26,7 +26,7 @@ class Far(Protocol):
     def as_json(self) -> dict[str, Any]: ...
 
 
-@dataclass(frozen=True)
+@record
 class Measure:
     """A distance of two runs: `key` in records, `words` before and `of` behind its figure. Up to `same` is what caches
     in float16, tables and products in another order may cost, and `arithmetic` times what rounded inputs cost."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from quantkit.quality.decoded import open_decoded
 from quantkit.quality.engines import LLAMA_CPP
 from quantkit.quality.engines.llamacpp import LlamaCpp
 from quantkit.quality.headers import differing_numbers
+from quantkit.records import record
 from quantkit.units import counted
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ TURNED = Measure("turned", "1 - cosine", "the vectors that its weights give", sa
 MOVED = Measure("moved", "difference", "the scores that its weights give", same=2e-3, arithmetic=2 * ARITHMETIC)
 
 
-@dataclass(frozen=True)
+@record
 class _Distance:
     """How far vectors of tokens, or scores of windows, are from the source's, over all `count` of them in a text."""
 

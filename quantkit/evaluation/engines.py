@@ -7,7 +7,6 @@ those of any tokens a slab of the vocabulary at a time. So nothing is stored but
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +21,7 @@ from quantkit.evaluation.scores import F64, Scores
 from quantkit.evaluation.sides import Side
 from quantkit.evaluation.vocabulary import ROWS, Head, Running, gather
 from quantkit.events import BlockProgress, Sink, ignore
+from quantkit.records import record
 from quantkit.tensors import F32
 from quantkit.units import counted
 
@@ -42,7 +42,7 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass(frozen=True)
+@record
 class Ran:
     """A model of ours that all tokens of a corpus have run through."""
 
@@ -50,7 +50,7 @@ class Ran:
     head: Head
 
 
-@dataclass(frozen=True)
+@record
 class Predicted:
     """What a model said at every prediction, in the corpus's order, (t,): natural log-probability of the right token,
     its largest probability, and the token that it put first."""
@@ -107,7 +107,7 @@ def compare(
     return told, [np.maximum(found, 0.0) for found in kl]  # of equal distributions rounding leaves some 1e-8
 
 
-@dataclass(frozen=True)
+@record
 class _Part:
     """Some predictions of a corpus, consecutive, with the logits of engines of them, float32 (n, vocabulary) each."""
 

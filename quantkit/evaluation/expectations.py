@@ -17,13 +17,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
 from quantkit.errors import did_you_mean
 from quantkit.evaluation.shapes import ShapeError, fits, require_schema
 from quantkit.patterns import PatternError, compile_search
+from quantkit.records import record
 from quantkit.untrusted import shown
 
 NUMBER = re.compile(r"[-\u2212]?\d{1,30}(?:,\d{3})*(?:\.\d{1,30})?")
@@ -36,7 +36,7 @@ class ExpectationError(ValueError):
     """An expectation that says nothing that could be checked."""
 
 
-@dataclass(frozen=True)
+@record
 class Choice:
     """Continuations, and which of them is the right one."""
 
@@ -44,7 +44,7 @@ class Choice:
     answer: int
 
 
-@dataclass(frozen=True)
+@record
 class Expectation:
     """One thing that is expected of a prompt: its kind, whether a continuation has it, or the choice that it is."""
 

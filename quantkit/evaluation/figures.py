@@ -8,7 +8,6 @@ Differences between models are those of the same tokens, in pairs: what a text i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import exp, inf, sqrt
 from typing import Any
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from quantkit.evaluation.corpus import Corpus
 from quantkit.evaluation.passages import Bin, Passage, histogram, worst_passages
 from quantkit.evaluation.scores import F64, Scores, WeightError
+from quantkit.records import record
 from quantkit.units import counted
 
 DOCUMENTS = 8  # fewer are too few to be the clusters
@@ -42,7 +42,7 @@ FURTHEST = 5  # weights that are named, whatever their error
 RARE, COMMON = 2, 20  # how often the right token occurs in the text
 
 
-@dataclass(frozen=True)
+@record
 class Estimate:
     """A mean with its standard error over clusters, and its one-sided bounds at 95 %: it is below `high` with 95 %
     confidence, and above `low` with as much. Without two clusters there is neither (`error` None)."""
@@ -57,7 +57,7 @@ class Estimate:
         return {"value": self.value, "standard_error": self.error, **bounds}
 
 
-@dataclass(frozen=True)
+@record
 class Slice:
     """Some of the tokens: `of` says by what they were chosen, `name` which. Perplexity is relative to the original."""
 
@@ -69,7 +69,7 @@ class Slice:
     ppl_ratio: float
 
 
-@dataclass(frozen=True)
+@record
 class Report:
     """How far one model is from its reference. `kl` in nats, `quantiles` of it by name with "max", `top1` the share of
     tokens at which both put the same first, `right_change` the root mean square change of the right token's

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from math import log
 
 from quantkit.errors import InputError, UsageError, did_you_mean
@@ -23,6 +22,7 @@ from quantkit.evaluation.figures import QUANTILES, Estimate, Report, clusters_of
 from quantkit.evaluation.prompts import GOLDEN, PromptSet
 from quantkit.evaluation.provable import fitting_set, require_provable
 from quantkit.evaluation.scores import Scores
+from quantkit.records import record
 from quantkit.report.text import size
 from quantkit.units import counted, parse_size
 from quantkit.untrusted import shown
@@ -36,7 +36,7 @@ LONG = 1e6  # from here on numbers are told as 1.2e+06
 EXAMPLE = "for example --gate 'kld<0.03'"
 
 
-@dataclass(frozen=True)
+@record
 class Subject:
     """What gates are asked about: figures where there are any, and sizes in bytes."""
 
@@ -48,7 +48,7 @@ class Subject:
     prompts: PromptReport | None = None
 
 
-@dataclass(frozen=True)
+@record
 class Figure:
     """A number as measured, the bound that a gate asks, and how that came about."""
 
@@ -57,7 +57,7 @@ class Figure:
     how: str
 
 
-@dataclass(frozen=True)
+@record
 class Metric:
     """A number that gates may limit. `less` says that less of it is better. `read` finds it, `unit` is what limits may
     end in: "%" for shares, "x" and sizes for "size". `needs` says what has to be there: "bound" is text enough for a
@@ -75,7 +75,7 @@ class Metric:
     worst: float | None = None
 
 
-@dataclass(frozen=True)
+@record
 class Gate:
     """A limit as it was given. With `relative` it is a multiple of the source's size."""
 
@@ -86,7 +86,7 @@ class Gate:
     relative: bool = False
 
 
-@dataclass(frozen=True)
+@record
 class Verdict:
     """What became of a gate: `bound` was compared with `limit`."""
 

@@ -33,6 +33,7 @@ from quantkit.evaluation.vocabulary import ROWS, Head
 from quantkit.evaluation.weights import Sketch
 from quantkit.events import BlockProgress, Sink, StageStarted, ignore
 from quantkit.machine import core_count, memory_limit_bytes
+from quantkit.records import record
 from quantkit.units import counted
 
 STAGE = "generate"
@@ -50,7 +51,7 @@ def at_no_text(prompt: int, tokens: Sequence[int]) -> bool:
     return False
 
 
-@dataclass(frozen=True)
+@record
 class Until:
     """Where a continuation ends before its last token: behind a token of `ids`, or where `done(number of the prompt,
     tokens so far)` says so."""

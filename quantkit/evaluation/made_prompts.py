@@ -12,8 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from quantkit.records import record
 
 JSON, COPY = "json", "copy"
 ONLY = "Answer with JSON only, nothing else."
@@ -40,7 +41,7 @@ BAD = ("Broke after a day.", "Far too loud.", "The colour came off.", "It never 
        "It smells of glue.", "Cheap and wobbly.")  # fmt: skip
 
 
-@dataclass(frozen=True)
+@record
 class Template:
     """What is asked for, and for the filling of each number the text that it is asked about and the right answer."""
 

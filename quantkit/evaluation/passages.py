@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import exp
 from typing import Any
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from quantkit.evaluation.corpus import Corpus
 from quantkit.evaluation.scores import F64, Scores
+from quantkit.records import record
 
 PASSAGE, WORST = 32, 10  # tokens of a passage, and how many are shown
 EDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the histogram, in nats; two bins between each
@@ -19,7 +19,7 @@ EDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the histogram, in 
 Text = Callable[[list[int]], str]
 
 
-@dataclass(frozen=True)
+@record
 class Bin:
     """How many tokens diverge by `low` nats or more and less than `high`, None without an end."""
 
@@ -31,7 +31,7 @@ class Bin:
         return {"low": self.low, "high": self.high, "tokens": self.tokens}
 
 
-@dataclass(frozen=True)
+@record
 class Choice:
     """One prediction of a passage: the text's own token, what the reference and the other put first, and the
     divergence."""
@@ -52,7 +52,7 @@ class Choice:
         }
 
 
-@dataclass(frozen=True)
+@record
 class Passage:
     """Consecutive tokens of a document at which the models differ most: the mean divergence, how likely each model
     found the text (geometric mean of the right tokens' probabilities), the text before and in it, and both models'

@@ -15,7 +15,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from quantkit.errors import InputError, did_you_mean
 from quantkit.evaluation.expectations import Expectation, ExpectationError, parse_expectations
 from quantkit.evaluation.made_prompts import MADE, made_lines
 from quantkit.jsontext import utf8
+from quantkit.records import record
 from quantkit.source import Checkpoint
 from quantkit.tokenizer.files import TOKENIZER_CONFIG, read_object
 from quantkit.untrusted import encodable, read_bounded, shown, unique_pairs
@@ -38,7 +39,7 @@ OTHER = "other"  # the kind of a prompt that names none
 EXAMPLE = 'a line is {"id": "a", "prompt": "What is 2 + 3?", "expect": {"number": 5}}'
 
 
-@dataclass(frozen=True)
+@record
 class Prompt:
     """A prompt: its name, its kind, what is asked, in up to three ways, and what is expected of a continuation."""
 
@@ -50,7 +51,7 @@ class Prompt:
     expected: tuple[Expectation, ...]
 
 
-@dataclass(frozen=True)
+@record
 class PromptSet:
     """Prompts in the order of their file; `sha256` is that of the file."""
 
@@ -63,7 +64,7 @@ class PromptSet:
         return sum(any(not kinds or e.kind in kinds for e in prompt.expected) for prompt in self.prompts)
 
 
-@dataclass(frozen=True)
+@record
 class Asked:
     """A set as tokens of a model: for each prompt its text, its ids, and the ids of the options that it chooses from.
     `templated` counts the prompts that the chat template wrote, `ends` are the tokens that end a continuation."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
+
+from quantkit.records import record
 
 F64 = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@record
 class WeightError:
     """A weight beside the reference's: how it is stored, the squared distance relative to its own length, how many of
     its rows are not the reference's, and what is wrong with it, "" for nothing."""
@@ -22,7 +22,7 @@ class WeightError:
     wrong: str
 
 
-@dataclass(frozen=True)
+@record
 class Scores:
     """What is known of every prediction that counts, in the corpus's order, float64 or bool (t,).
 
@@ -51,7 +51,7 @@ class Scores:
     own: F64 | None = None
 
 
-@dataclass(frozen=True)
+@record
 class Likelihood:
     """Of a continuation: the sum of the natural log-probabilities of its tokens, whether each of them was the first
     choice, and the mean KL divergence from the original at them (0 for the original itself)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from quantkit.evaluation.artifacts import text_of
 from quantkit.evaluation.generation import Until, continuations
 from quantkit.evaluation.sides import Side
 from quantkit.events import Sink, ignore
+from quantkit.records import record
 from quantkit.source import Checkpoint
 from quantkit.untrusted import parse_json_object
 
@@ -21,7 +21,7 @@ GENERATION = "generation_config.json"
 EOS = "eos_token_id"
 
 
-@dataclass(frozen=True)
+@record
 class Continued:
     """A prompt and what both models put behind it: `tokens` are how many each has, the first `same` of them equal."""
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from quantkit.evaluation.memory import Memory
 from quantkit.metadata import KeyValue
+from quantkit.records import record
 from quantkit.source import Checkpoint
 from quantkit.source.base import SourceFile
 from quantkit.tensors import TensorInfo, TensorRef
@@ -23,7 +23,7 @@ def as_they_are(tensor: str) -> Rounding | None:
     return None
 
 
-@dataclass(frozen=True)
+@record
 class Side:
     """A model under a name for people. `checkpoint` gives its weights under the names of the source, decoded.
 
@@ -42,7 +42,7 @@ class Side:
     memory: Memory | None = None
 
 
-@dataclass(frozen=True)
+@record
 class ChangedCheckpoint:
     """See `quantkit.source.Checkpoint`: another one, some of whose tensors are others of the same shape."""
 

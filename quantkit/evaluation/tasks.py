@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from quantkit.errors import UsageError, require_choice
+from quantkit.records import record
 
 LM_EVAL = "lm-eval"
 
 
-@dataclass(frozen=True)
+@record
 class TaskOptions:
     """How tasks are run: a folder with more of them, how many documents of each (None: all), how many examples before
     each (None: the task's own number), whether tasks may run what models write as code, and whether data may be
@@ -23,7 +23,7 @@ class TaskOptions:
     fetch: bool = False
 
 
-@dataclass(frozen=True)
+@record
 class TaskFigure:
     """A metric of a task, of an artifact and of the original, with the harness's standard errors."""
 

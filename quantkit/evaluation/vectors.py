@@ -6,8 +6,6 @@ of the file's metadata. An encoder sees all of its text, so that windows are run
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 
@@ -23,10 +21,11 @@ from quantkit.evaluation.sides import Side
 from quantkit.evaluation.vocabulary import CHUNK, gather
 from quantkit.events import Sink, ignore
 from quantkit.quality.engines.llamacpp import LlamaCpp
+from quantkit.records import record
 from quantkit.tensors import F32
 
 
-@dataclass(frozen=True)
+@record
 class Given:
     """What a model makes of a text: vectors at its predictions, float32 (t, hidden), and of a classifier or reranker
     the scores of each window, float32 (windows, labels); None where there are none, or none to be compared."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from quantkit.metadata import KeyValue
+from quantkit.records import record
 
 SECTIONS = "rope.dimension_sections"
 Entries = Mapping[str, KeyValue]
@@ -21,7 +21,7 @@ def on_one_axis(entries: Entries) -> Entries:
     return {key: entry for key, entry in entries.items() if key not in left}
 
 
-@dataclass(frozen=True)
+@record
 class Alone:
     """The name of the family that the language model is of by itself, and what remains of the entries of a file."""
 

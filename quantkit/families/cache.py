@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from quantkit.records import record
 from quantkit.units import counted
 
 # Of so many consecutive layers the last one attends to everything, where config.json does not list the layers
@@ -25,7 +25,7 @@ LISTS = ("layer_types", "layers_block_type")
 PATTERNS = ("sliding_window_pattern", "_sliding_window_pattern")
 
 
-@dataclass(frozen=True)
+@record
 class LayerCache:
     """What a layer keeps of a token: rows of numbers, each as (how many, how long); of the last `window` tokens, None:
     of all."""
@@ -34,7 +34,7 @@ class LayerCache:
     window: int | None = None
 
 
-@dataclass(frozen=True)
+@record
 class Cache:
     """What every layer keeps, those without a growing cache left out. `steady` counts the layers that keep a state of
     fixed size, `shared` those that read another layer's cache, `guessed` says that it is an upper bound."""

@@ -9,12 +9,12 @@ same. Found by running every architecture with factors of 2 against weights that
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantkit.families.model import Model, ModelTensor
+from quantkit.records import record
 from quantkit.tensors import F32
 
 WEIGHT, SCALE, INPUT_SCALE = ".weight", ".scale", ".input_scale"
@@ -52,7 +52,7 @@ MULTIPLIED: Mapping[str, frozenset[str]] = {
 }
 
 
-@dataclass(frozen=True)
+@record
 class Graph:
     """What llama.cpp computes with a model: the name of its architecture, and the blocks that predict further tokens,
     for whose factors the loader has no place."""

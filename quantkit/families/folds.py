@@ -7,10 +7,12 @@ because the gate's nonlinearity does not see it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+from quantkit.records import record
 
 
-@dataclass(frozen=True)
+@record
 class Fold:
     """A tensor that `producer` makes and that only `consumers` read; names are relative to the block, without
     ".weight".

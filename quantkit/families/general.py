@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from quantkit.families.model import ModelTensor
 from quantkit.families.model_card import CARD_FILE, CardError, read_card
 from quantkit.families.naming import NameParts, parse_name, size_label, title
 from quantkit.metadata import KeyValue, Kind
+from quantkit.records import record
 from quantkit.untrusted import parse_json_object
 
 ReadFile = Callable[[str], bytes | None]
@@ -67,7 +67,7 @@ MAX_RELATED = 1000  # models or data sets that are named: each takes several ent
 HUB_URL = re.compile(r"https?://huggingface\.co/([^/]+/[^/]+)")
 
 
-@dataclass(frozen=True)
+@record
 class General:
     """Entries in the reference's order, and what could not be read as (code, message)."""
 

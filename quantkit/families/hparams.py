@@ -8,12 +8,12 @@ reference converter sees the filled-in form (it loads `AutoConfig`), so families
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from quantkit.errors import InputError
 from quantkit.families.expressions import evaluate, is_name
+from quantkit.records import record
 from quantkit.untrusted import shown
 
 MAX_COUNT = 2**31 - 1  # GGUF stores counts as u32, llama.cpp reads many of them into int32
@@ -37,7 +37,7 @@ BY_LAYER = "by_layer"  # a derived list: for each block the numbers in which it 
 SCALED_FROM_SHORTER = frozenset({"llama3", "yarn", "longrope"})  # rope types that know a pretraining context length
 
 
-@dataclass(frozen=True)
+@record
 class Hparams:
     """Numbers by name: those of config.json, and the derived ones that tensor shapes and metadata keys name.
 

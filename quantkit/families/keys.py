@@ -7,7 +7,7 @@ and `general.quantization_version` are not here: they describe the artifact and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from quantkit.errors import InputError, UnsupportedError
@@ -15,6 +15,7 @@ from quantkit.families.expressions import evaluate, is_name
 from quantkit.families.hparams import BY_LAYER, CONFIG_HINT, Hparams
 from quantkit.families.layers import BLOCKS, TRUNK, Layers, block_count
 from quantkit.metadata import KeyValue
+from quantkit.records import record
 from quantkit.untrusted import shown
 
 MAX_U32 = 2**32 - 1
@@ -22,7 +23,7 @@ SHARED = ("diffusion.", "xielu.", "vision.pos_emb_")
 MAX_ENTRIES = 1 << 16  # of a list in config.json that becomes an array
 
 
-@dataclass(frozen=True)
+@record
 class Key:
     """Metadata key `name` (under the architecture's prefix) holds the value `value`; no value, no key.
 
@@ -76,9 +77,8 @@ def computed(name: str, kind: Literal["u32", "f32", "bool", "string"], value: Ca
         if found is None:
             return ()
         array = isinstance(found, tuple)
-        return number(
-            Key(name, kind, last, array=array), Hparams({last: list(found) if isinstance(found, tuple) else found})
-        )
+        held = list(found) if isinstance(found, tuple) else found
+        return number(Key(name, kind, last, array=array), Hparams({last: held}))
 
     last = name.rpartition(".")[2]
 
@@ -246,7 +246,7 @@ def original_layout(hparams: Hparams) -> Iterable[KeyValue]:
     return (KeyValue("tensor_data_layout", "string", "Meta AI original pth"),)
 
 
-@dataclass(frozen=True)
+@record
 class FirstOf:
     """The first of several numbers that config.json has, under one key."""
 

@@ -7,12 +7,12 @@ from the same ones, so that they cannot disagree.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.hparams import CONFIG_HINT, LAYERS, MAX_LAYERS, Hparams
+from quantkit.records import record
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import shown
 
@@ -233,7 +233,7 @@ def turned(flag: str, stacks: Mapping[str, tuple[str, str]]) -> Seen:
     return seen
 
 
-@dataclass(frozen=True)
+@record
 class Told:
     """A number that a tensor of every layer holds, and the file among its keys: `source` is the tensor's name as rows
     have it, with "{}" for the layer, `name` that of the list of numbers.
@@ -267,7 +267,7 @@ class Told:
         return {self.name: found} if found else {}
 
 
-@dataclass(frozen=True)
+@record
 class ToldNumbers:
     """Whole numbers that a tensor of int64 holds, and the file among its keys: `source` is the tensor's name as rows
     have it, with "{}" for the layer, `name` that of the list of numbers, `where` the one layer that has it, if any, and

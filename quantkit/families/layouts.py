@@ -10,7 +10,6 @@ goes: that is how tests prove that none is lost or doubled.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 
@@ -23,12 +22,13 @@ from quantkit.families.model import Part, Rows
 from quantkit.families.parts import Every, Made, Summed
 from quantkit.families.placements import Placement
 from quantkit.families.steps import KINDS, Step, move
+from quantkit.records import record
 from quantkit.tensors import TensorInfo
 
 ROWS_TOGETHER = 256  # of a matrix whose columns are moved
 
 
-@dataclass(frozen=True)
+@record
 class Layout:
     """Steps whose numbers are expressions of a checkpoint's numbers. It is the `place` of a row."""
 
@@ -166,7 +166,7 @@ def stack(count: str = "num_local_experts") -> Layout:
     return Layout(stacked=count)
 
 
-@dataclass(frozen=True)
+@record
 class Joined:
     """Layouts of one source, whose rows lie one below the other in the target."""
 
@@ -184,7 +184,7 @@ def joined(*layouts: Layout) -> Joined:
     return Joined(layouts)
 
 
-@dataclass(frozen=True)
+@record
 class Added:
     """Layouts of one source, of one shape, whose values are added."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from math import prod
@@ -20,6 +20,7 @@ from quantkit.families.parts import MAPS, Mapped
 from quantkit.families.placements import Placement
 from quantkit.families.roles import Role, stays_f32
 from quantkit.families.rows import ALWAYS, NUMBER, PRESENT, Drop, Stack, T
+from quantkit.records import record
 from quantkit.tensors import FLOAT_DTYPES, WHOLE_DTYPES, TensorInfo
 from quantkit.units import counted
 from quantkit.untrusted import shown
@@ -52,7 +53,7 @@ class Rowed(Protocol):
     def is_skipped(self, name: str, hparams: Hparams) -> bool: ...
 
 
-@dataclass(frozen=True)
+@record
 class Row:
     """A row with full names. `needed` is a configuration flag, ALWAYS or PRESENT; `unless` the flag that lifts it.
 
@@ -79,7 +80,7 @@ class Row:
         return [int(number) for number in found.groups()] if found else None
 
 
-@dataclass(frozen=True)
+@record
 class Piece:
     """What a source tensor gives to a target: everything, or one expert's slice (`index`). `layer` counts the blocks of
     its stack, `before` those that text goes through before these."""

@@ -7,7 +7,7 @@ Nothing here has read a weight.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import lcm, prod
 from typing import Literal, Protocol
 
@@ -16,6 +16,7 @@ import numpy as np
 from quantkit.families.cache import Cache
 from quantkit.families.roles import Role
 from quantkit.metadata import KeyValue
+from quantkit.records import record
 from quantkit.tensors import F32, TensorRef
 
 
@@ -53,7 +54,7 @@ class Part(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@record
 class Rows:
     """Rows [start, stop) of the source tensor called `tensor`; or, of these rows, `columns` as rows."""
 
@@ -91,7 +92,7 @@ class Rows:
         return np.ascontiguousarray(matrix[:, wanted.start : wanted.stop : wanted.step].T)
 
 
-@dataclass(frozen=True)
+@record
 class Constant:
     """Rows that come from the configuration, not from the checkpoint (rope factors): float32 (rows, cols)."""
 
@@ -125,7 +126,7 @@ class Constant:
         return self.values()[start:stop]
 
 
-@dataclass(frozen=True)
+@record
 class RowOrder:
     """A permutation inside every unit of len(`order`) rows: output row i of a unit is input row order[i].
 
@@ -136,7 +137,7 @@ class RowOrder:
     order: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@record
 class ModelTensor:
     """A tensor of the target, before it is decided how it is stored: of a GGUF file, or a layer of a checkpoint.
 
@@ -172,7 +173,7 @@ class ModelTensor:
         return lcm(len(self.row_order.order) if self.row_order else 1, max(part.unit for part in self.parts))
 
 
-@dataclass(frozen=True)
+@record
 class Shape:
     """The numbers of an architecture that recipes and size estimates need. `cache` is what its layers keep of tokens,
     None where only these numbers tell; `besides` are numbers of a token between two blocks besides the hidden state. Of
@@ -215,7 +216,7 @@ class Shape:
         return self.passes or self.blocks
 
 
-@dataclass(frozen=True)
+@record
 class Model:
     """Everything a plan needs to know of a checkpoint.
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from math import prod
 
 from quantkit.families.model import ModelTensor
+from quantkit.records import record
 
 VERSION = re.compile(r"(v|iter)?\d+([.]\d+)*", re.IGNORECASE)
 ENCODING = re.compile(r"i?q\d(_\w)*|b?fp?(16|32)", re.IGNORECASE)
@@ -22,7 +22,7 @@ MAX_LENGTH = 512  # organizations and names of the Hub have at most 96 character
 UNITS = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
 
-@dataclass(frozen=True)
+@record
 class NameParts:
     """The parts of a model's name; None for what it does not say."""
 

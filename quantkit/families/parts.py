@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import lcm, prod
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from quantkit.errors import InputError
 from quantkit.families.model import Part, Rows
 from quantkit.families.steps import Step, move
+from quantkit.records import record
 from quantkit.tensors import F32, TensorRef
 
 MAPS = frozenset({"-exp", "unit", "softplus", "centered", "ternary"})  # of values, without a number
@@ -20,7 +21,7 @@ SHORTEST = 1e-12  # torch.nn.functional.normalize divides by no less
 Open = Callable[[str], TensorRef]
 
 
-@dataclass(frozen=True)
+@record
 class Every:
     """Rows start, start + step, .. below `stop` of the source tensor called `tensor`."""
 
@@ -55,7 +56,7 @@ class Every:
         return ref(self.tensor).read(first, last)[:: self.step]
 
 
-@dataclass(frozen=True)
+@record
 class _Made:
     """So many rows, `cols` wide, of which nothing stands in the checkpoint."""
 
@@ -103,7 +104,7 @@ class Waves(_Made):
         return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
 
 
-@dataclass(frozen=True)
+@record
 class Folded:
     """A batch norm of fixed statistics as one vector: what inputs are multiplied by, with `shift` what is added then.
 
@@ -143,7 +144,7 @@ class Folded:
         return np.asarray(bias - mean * scale, np.float32)
 
 
-@dataclass(frozen=True)
+@record
 class Made:
     """A matrix of the source (`region`, seen in `shape`) after steps that move its elements: `after` in shape.
 
@@ -201,7 +202,7 @@ def columns_of(part: Part) -> Rows | None:
     return replace(part.region, columns=columns)
 
 
-@dataclass(frozen=True)
+@record
 class Summed:
     """The values of several parts of one shape, added in their order. In float32."""
 
@@ -235,7 +236,7 @@ class Summed:
         return first
 
 
-@dataclass(frozen=True)
+@record
 class Mapped:
     """The values of another part, each changed: "-exp" (x becomes -exp(x)), "unit" (each row divided by its length),
     "softplus" (log(1 + exp(x))), "centered" (without the mean of all), "ternary" (minus, zero or plus the mean of all

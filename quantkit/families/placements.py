@@ -7,7 +7,7 @@ within a row.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -16,10 +16,11 @@ from quantkit.errors import InputError
 from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.model import Constant, ModelTensor, Part, RowOrder, Rows
 from quantkit.families.roles import Role
+from quantkit.records import record
 from quantkit.tensors import TensorInfo
 
 
-@dataclass(frozen=True)
+@record
 class Placement:
     """Where a source tensor's rows go: the shape of the whole target, and the parts that this source gives to it."""
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from quantkit.families.hparams import Hparams
 from quantkit.families.model import Rows
 from quantkit.families.parts import Open
 from quantkit.families.placements import Place, Placement
+from quantkit.records import record
 from quantkit.tensors import F32, TensorInfo
 
 
-@dataclass(frozen=True)
+@record
 class Product:
     """The vector `first` of `rows` numbers times the only row of the matrix `second`, in float32."""
 

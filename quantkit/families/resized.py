@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import isqrt
 
 import numpy as np
@@ -13,10 +12,11 @@ from quantkit.families.hparams import Hparams
 from quantkit.families.model import Rows
 from quantkit.families.parts import Open
 from quantkit.families.placements import Place, Placement
+from quantkit.records import record
 from quantkit.tensors import F32, TensorInfo
 
 
-@dataclass(frozen=True)
+@record
 class Resized:
     """`after` by `after` rows, in between those of `tensor`, which are `before` by `before`: bilinear, the corners of
     one on those of the other. Weights and sums are float32 (torch's interpolate, align_corners=True)."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -23,6 +23,7 @@ from quantkit.families.model import ModelTensor
 from quantkit.families.placements import Place, expert, gate_half, rope_rows, up_half, whole
 from quantkit.families.roles import Role
 from quantkit.families.spellings import AS_IN_MEMORY, Published, Rename
+from quantkit.records import record
 from quantkit.tensors import TensorInfo
 
 ALWAYS, PRESENT = "always", "present"
@@ -31,7 +32,7 @@ NUMBER = re.compile(r"(?<=\.)[0-9]{1,6}(?=\.)")
 BARE = ("embed_tokens.", "layers.", "norm.")
 
 
-@dataclass(frozen=True)
+@record
 class T:
     """Source tensor -> target tensor.
 
@@ -72,7 +73,7 @@ class T:
     limits: bool = False
 
 
-@dataclass(frozen=True)
+@record
 class Stack:
     """Rows of many blocks alike: names with "{}" for a block's number, how many there are, and how many come before."""
 
@@ -83,7 +84,7 @@ class Stack:
     before: Callable[[Hparams], int] = lambda hparams: 0
 
 
-@dataclass(frozen=True)
+@record
 class Condition:
     """Whether a row is the one of a checkpoint, asked of the language model's part of config.json; `text` says it."""
 
@@ -91,7 +92,7 @@ class Condition:
     holds: Callable[[Mapping[str, Any]], bool]
 
 
-@dataclass(frozen=True)
+@record
 class Drop:
     """Source tensors (a shell pattern) left out on purpose; only while the flag `when` is set, if it names one.
 
@@ -107,7 +108,7 @@ class Drop:
     told: bool = False
 
 
-@dataclass(frozen=True)
+@record
 class TokenizerRules:
     """How a family reads a tokenizer.
 
@@ -154,7 +155,7 @@ class TokenizerRules:
     suppressed: bool = False
 
 
-@dataclass(frozen=True)
+@record
 class Family:
     """One model family: all that quantkit knows of it.
 
@@ -390,11 +391,10 @@ def experts(width: str, module: str, gate: str, up: str, down: str) -> tuple[T, 
 def shared_expert(width: str, module: str, gate: str | None = None) -> tuple[T, ...]:
     """An MLP of inner width `width` that reads every token beside the experts; `gate` weighs what it gives."""
     inner, outer = f"{width} hidden_size", f"hidden_size {width}"
-    rows = (
+    weight = () if gate is None else (f"{gate}.weight",)
+    return (
         T(f"{module}.gate_proj.weight", "ffn_gate_shexp.weight", Role.FFN_GATE, inner),
         T(f"{module}.up_proj.weight", "ffn_up_shexp.weight", Role.FFN_UP, inner),
         T(f"{module}.down_proj.weight", "ffn_down_shexp.weight", Role.FFN_DOWN, outer),
+        *(T(name, "ffn_gate_inp_shexp.weight", Role.ROUTER, "1 hidden_size") for name in weight),
     )
-    if gate is None:
-        return rows
-    return (*rows, T(f"{gate}.weight", "ffn_gate_inp_shexp.weight", Role.ROUTER, "1 hidden_size"))

@@ -7,7 +7,6 @@ by a factor that the channels are multiplied by leaves the function as it is. He
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -20,13 +19,14 @@ from quantkit.families.known import folds_of
 from quantkit.families.linears import WEIGHT, outline
 from quantkit.families.model import Model, ModelTensor, Rows
 from quantkit.families.names import block_of, expert_of
+from quantkit.records import record
 from quantkit.tensors import TensorInfo
 
 BIAS = ".bias"
 OUTPUT, OUTPUT_NORM, FURTHER = "output.weight", "output_norm.weight", ".nextn."
 
 
-@dataclass(frozen=True)
+@record
 class Site:
     """Rows that make channels, and the matrices whose columns alone read them.
 
@@ -81,7 +81,7 @@ def _placed(linears: tuple[ModelTensor, ...], folds: tuple[Fold, ...]) -> Iterat
                 yield one.placed(prefix, experts)
 
 
-@dataclass(frozen=True)
+@record
 class _Finder:
     """The tensors of a checkpoint, the rows of its linears by their names (None for one that does not lie row by row),
     and the size of an attention head."""

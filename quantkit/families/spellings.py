@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from quantkit.families.model import Rows
+from quantkit.records import record
 from quantkit.tensors import TensorInfo
 
 
-@dataclass(frozen=True)
+@record
 class Rename:
     """A spelling of source names: what `pattern` (a regular expression) finds is replaced by `to`.
 
@@ -44,7 +45,7 @@ class Rename:
         return self.back.format(number) + name[found.end() :]
 
 
-@dataclass(frozen=True)
+@record
 class Published:
     """How files were published, where transformers has other names in memory than files.
 

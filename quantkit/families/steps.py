@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quantkit.records import record
+
 Array = NDArray[Any]
 Step = tuple[str, tuple[int, ...]]  # the name of a step and its numbers, as a plan identifies it
 
 
-@dataclass(frozen=True)
+@record
 class Kind:
     """A step: `apply` moves the elements of an array; `whole_rows` where the last axis stays what it is; `inside` where
     each matrix of a stack is treated by itself."""

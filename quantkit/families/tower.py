@@ -8,7 +8,7 @@ before is not its business: it goes with an architecture of config.json. The row
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from quantkit.errors import InputError
@@ -20,6 +20,7 @@ from quantkit.families.layers import TRUNK, Derive, Seen, trunk_of
 from quantkit.families.model import ModelTensor
 from quantkit.families.rows import Condition, Drop, Stack, T
 from quantkit.families.spellings import Rename
+from quantkit.records import record
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import shown
 
@@ -32,7 +33,7 @@ MODEL = "model."
 Also = Callable[[Hparams, Mapping[str, TensorInfo], ReadFile], tuple[ModelTensor, ...]]
 
 
-@dataclass(frozen=True)
+@record
 class Tower:
     """One encoder with its projector: all that quantkit knows of it.
 
@@ -112,7 +113,7 @@ class Tower:
         return found
 
 
-@dataclass(frozen=True)
+@record
 class Standing:
     """The rows of a tower in one checkpoint. See `mapping.Rowed`."""
 

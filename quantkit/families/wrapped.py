@@ -9,17 +9,18 @@ a row of `families.towers`, its tensors are that file's before they are left out
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from quantkit.families.rows import Drop, Family
 from quantkit.families.spellings import Rename
 from quantkit.families.vit import INNER_TEXT
+from quantkit.records import record
 
 REASON = "it is of no language model"
 UNSERVED = "its language model stands inside another one, and is not run here"
 
 
-@dataclass(frozen=True)
+@record
 class Wrapped:
     """`inside` is the architecture of the language model, `owns` are the beginnings of the names of all other tensors,
     without "model.", whether a tower knows them or not; `text` brings the names of the language model into the spelling

@@ -8,7 +8,7 @@ bits; one that is not complete is done again as a whole, with the same result.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,6 +31,7 @@ from quantkit.plan.reading import read_rows, source_order
 from quantkit.plan.together import blocks, siblings
 from quantkit.qtypes.schemes.base import Quantized, ScaleDtype, joint, stacked
 from quantkit.recipes.recipe import MethodChoice
+from quantkit.records import record
 from quantkit.tensors import F32
 from quantkit.units import counted
 from quantkit.untrusted import listed
@@ -82,7 +83,7 @@ def _round_embedding(work: Work, inputs: Inputs, model: BlockModel, unit: Unit, 
     return partial(embedding_rows, work, unit)
 
 
-@dataclass(frozen=True)
+@record
 class _Walker:
     """What the walk asks at every block. `without` fills with tensors that are no linears in
     memory."""
@@ -136,7 +137,7 @@ class _Walker:
         )
 
 
-@dataclass(frozen=True)
+@record
 class _Rounding:
     """A block that is to be rounded. `shares` are the rows in memory that its planned layers are made of, by name."""
 
@@ -252,7 +253,7 @@ def _decoded(unit: Unit, quantized: Quantized, shares: Sequence[Share]) -> dict[
     return found
 
 
-@dataclass(frozen=True)
+@record
 class Values:
     """Values that are decoded already."""
 

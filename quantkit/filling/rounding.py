@@ -12,7 +12,7 @@ own and `cols` columns counts cols tokens of the mean over all experts of its la
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Protocol
 
 import numpy as np
@@ -30,6 +30,7 @@ from quantkit.methods.base import Layer, Method, Prepared, Report, Seen
 from quantkit.methods.settings import DEFAULTS, Run, Settings
 from quantkit.methods.transforms.awq import clip_weights
 from quantkit.qtypes.schemes.base import Quantized, Scheme
+from quantkit.records import record
 from quantkit.tensors import F32
 
 
@@ -39,7 +40,7 @@ class Decoded(Protocol):
     def values(self) -> F32: ...
 
 
-@dataclass(frozen=True)
+@record
 class Rounding:
     """What becomes of one linear, or of those of its rows that `share` names."""
 
@@ -49,7 +50,7 @@ class Rounding:
     share: Share | None = None
 
 
-@dataclass(frozen=True)
+@record
 class RoundedLinear:
     """A linear with its codes. `input_peak` is the largest magnitude that it read, None where no token reached it."""
 
@@ -59,7 +60,7 @@ class RoundedLinear:
     input_peak: float | None
 
 
-@dataclass(frozen=True)
+@record
 class BlockRounded:
     """A block with its linears rounded.
 
@@ -168,7 +169,7 @@ def seen_hessian(name: str, sums: Sums, mean: Tensor | None) -> tuple[Tensor | N
     return sums.gram.full().add_(mean, alpha=sums.cols), Seen.SHRUNK
 
 
-@dataclass(frozen=True)
+@record
 class _Stage:
     """What the linears of a stage share. `mean` is that of `mean_hessian`."""
 

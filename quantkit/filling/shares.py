@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from quantkit.families.model import Part, Rows
 from quantkit.families.parts import columns_of
 from quantkit.plan.base import Unit
+from quantkit.records import record
 
 if TYPE_CHECKING:
     from quantkit.calibration.statistics.sums import Linear
     from quantkit.calibration.walk.block import Block
 
 
-@dataclass(frozen=True)
+@record
 class Share:
     """Rows [start, stop) of the linear called `linear`."""
 

@@ -6,7 +6,7 @@ import hashlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,13 +19,14 @@ from quantkit.plan.reading import Slab, cut, non_finite, order_rows, read_slab, 
 from quantkit.qtypes import base
 from quantkit.qtypes.floats import all_finite
 from quantkit.qtypes.search.kept_grids import Kept
+from quantkit.records import record
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32, U8
 
 QUEUED_SLABS = 2  # slabs waiting per worker: enough to hide the writer, few enough to keep memory flat
 
 
-@dataclass(frozen=True)
+@record
 class _Rows:
     """Packed rows in file order, and what is left of a grid where one is kept."""
 
@@ -37,7 +38,7 @@ class _Rows:
 _Encoded = dict[int, _Rows | NonFiniteError]
 
 
-@dataclass(frozen=True)
+@record
 class _Wanted:
     """A slab and the works that still want it."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,7 @@ from quantkit.formats.containers.packed import Entry, PackedTensor
 from quantkit.plan.base import PlannedTensor, Unit
 from quantkit.plan.reading import TABLE_WEIGHTS, cut, read_slab, require_finite
 from quantkit.qtypes.schemes.base import Quantized
+from quantkit.records import record
 from quantkit.tensors import F32
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ EMBEDDING_DAMPING = 0.06  # of the mean diagonal: half as much costs a tenth mor
 TIED_DAMPING = 0.01  # where there are more, and the inputs of the head: ten times as much costs a quarter more
 
 
-@dataclass(frozen=True)
+@record
 class TableInputs:
     """What is known of a table's columns: a Hessian, float32 (cols, cols), the mean squares of their inputs for
     encoders that weigh columns, float32 (cols,), and the number of tokens that both are of."""

@@ -7,7 +7,7 @@ side of a site may be what the next site rounds.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import cast
 
 import numpy as np
@@ -21,12 +21,13 @@ from quantkit.methods.settings import Run
 from quantkit.methods.transforms.base import Folded, Transform
 from quantkit.methods.transforms.folding import SiteWeights, as_stored, fold
 from quantkit.qtypes.schemes.base import ScaleDtype, Scheme
+from quantkit.records import record
 from quantkit.tensors import F32
 
 WEIGHT, BIAS = ".weight", ".bias"
 
 
-@dataclass(frozen=True)
+@record
 class Moves:
     """Which scales a transform moves, in which folds of the family, and how much of them: the recipe's `alpha`."""
 
@@ -35,7 +36,7 @@ class Moves:
     alpha: float = 0.5
 
 
-@dataclass(frozen=True)
+@record
 class _Place:
     """A site of this block, by the names of parameters. `kept` are those that are stored without being rounded."""
 

@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from quantkit.machine import core_count
 from quantkit.plan.base import Plan, PlannedTensor, Unit
 from quantkit.plan.reading import SLAB_WEIGHTS, require_finite
 from quantkit.qtypes.floats import all_finite
+from quantkit.records import record
 from quantkit.source import Checkpoint
 from quantkit.storage import Job, Record
 from quantkit.tensors import F32, FLOAT_DTYPES, U8, TensorRef
@@ -86,7 +87,7 @@ def by_layer(units: Iterable[Unit]) -> list[Unit]:
     return sorted(units, key=lambda unit: -1 if unit.tensor.layer is None else unit.tensor.layer)
 
 
-@dataclass(frozen=True)
+@record
 class Work:
     """An artifact under construction: what is read, what is planned, where it goes, and who is told.
 

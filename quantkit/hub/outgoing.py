@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from quantkit.errors import BusyError, InputError, QuantkitError
 from quantkit.filenames import WEIGHTS, is_job
+from quantkit.records import record
 from quantkit.untrusted import InputFile, open_input, shown
 
 MAX_FILES, MAX_DEPTH = 10_000, 4
@@ -35,7 +35,7 @@ SECRETS = re.compile(
 NO_SECRET = "take it out of the folder; if it was published before, revoke it"
 
 
-@dataclass(frozen=True)
+@record
 class Outgoing:
     """A file that goes to the Hub under `name`."""
 
@@ -47,7 +47,7 @@ class Outgoing:
         return self.file.nbytes
 
 
-@dataclass(frozen=True)
+@record
 class Gathered:
     """All files, open, and the names of what stays behind."""
 

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from huggingface_hub import HfApi, constants
@@ -27,6 +27,7 @@ from quantkit.errors import BusyError, InputError, NetworkError, QuantkitError, 
 from quantkit.events import Sink, Warned
 from quantkit.hub.client import LONGEST_WAIT_S, Transport, wait_of
 from quantkit.hub.sending import Sent
+from quantkit.records import record
 from quantkit.source.hub_access import Hub, answers, clean, explain, explain_status, warnings_as_events
 from quantkit.untrusted import listed, shown
 
@@ -46,7 +47,7 @@ HINTS = {
 HINT = "run the same command again: what has arrived is not sent again"
 
 
-@dataclass(frozen=True)
+@record
 class Goal:
     """Where files go: `branch` of a repository, or a request to merge into it."""
 
@@ -56,7 +57,7 @@ class Goal:
     pr: bool = False
 
 
-@dataclass(frozen=True)
+@record
 class Head:
     """A repository as it is: the commit of the branch and its files. `commit` is None where there is no such branch,
     `exists` is whether there is a repository at all."""

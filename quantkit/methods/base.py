@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from functools import cache
 
@@ -23,10 +23,11 @@ from quantkit.methods import method_names
 from quantkit.methods.settings import Run, Settings
 from quantkit.qtypes.base import Codes, Grid
 from quantkit.qtypes.target import Target
+from quantkit.records import record
 from quantkit.tensors import F32
 
 
-@dataclass(frozen=True)
+@record
 class Layer:
     """A weight, float32 (rows = out, cols = in), and what is known of its inputs X.
 
@@ -57,7 +58,7 @@ class Seen(StrEnum):
     NOTHING = "nothing"
 
 
-@dataclass(frozen=True)
+@record
 class Report:
     """What a method did, for the manifest.
 
@@ -79,7 +80,7 @@ class Report:
     encoded: bool = False
 
 
-@dataclass(frozen=True)
+@record
 class Rounded:
     """Codes int16 (rows, cols) and the grid of the whole matrix, counted as the target's `fit` counts.
 
@@ -102,7 +103,7 @@ class Rounded:
         return weight
 
 
-@dataclass(frozen=True)
+@record
 class Method:
     """How codes are chosen. `needs_hessian` says whether it works without one; `encodes` that it rounds as the target's
     own encoder does, whose bytes files then hold. Both are written as plain words in METHOD: plans read them there.
@@ -153,7 +154,7 @@ def get(name: str) -> Method:
     return method
 
 
-@dataclass(frozen=True)
+@record
 class Factor:
     """M, float32 (cols, cols), unit upper triangular (what is below the diagonal is meaningless), and D (cols,), on the
     CPU.
@@ -171,7 +172,7 @@ class Factor:
     dead: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@record
 class Damped:
     """The factored matrix in stored order: `hessian`, float32 (cols, cols) on the CPU, / `scale` + `damping` on the
     diagonal. Read in pieces, so that the Hessian itself serves and is not held twice."""
@@ -193,7 +194,7 @@ class Damped:
         return values
 
 
-@dataclass(frozen=True)
+@record
 class Prepared:
     """What a sweep needs of a Hessian: the order of the columns, the factor in visited order and, for coordinate
     descent, the factored matrix."""
@@ -206,7 +207,7 @@ class Prepared:
 Indices = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@record
 class Columns:
     """Both are int64 (cols,): stored column j is column stored[j] of the weight; the p-th column to be visited is
     stored column visited[p]."""

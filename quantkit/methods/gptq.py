@@ -14,8 +14,6 @@ Differs from the reference implementation (IST-DASLab/gptq) in these points:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -37,12 +35,13 @@ from quantkit.methods.columns.sweeps import (
 )
 from quantkit.methods.settings import Order, Run, Settings, single_threaded
 from quantkit.qtypes.target import Target
+from quantkit.records import record
 from quantkit.tensors import F32
 
 VECTOR_PASSES = 2  # where all points of a lattice are tried: two more would take twice the time and gain 3 %
 
 
-@dataclass(frozen=True)
+@record
 class _Done:
     """A slab's result, and the loss of its rows when rounded to nearest."""
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, TypeVar
+
+from quantkit.records import record
 
 REFIT_REACH = 0.1  # of its value, how far a norm may go that is fitted to rounded weights: nothing came near it
 
@@ -59,7 +60,7 @@ class Order(StrEnum):
     PERMUTED = "permuted"
 
 
-@dataclass(frozen=True)
+@record
 class Settings:
     """What a user may choose; a method uses what concerns it.
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 
 from quantkit.calibration.text.templates import ChatTemplate, Rendered, render_each
 from quantkit.ollama.conversations import SYSTEM, Message, Talk, later_systems, marked, plain, special
+from quantkit.records import record
 
 DAYS = (date(2025, 1, 1), date(2026, 11, 29))  # two that share neither day, month nor year
 DATE = "\ufdd0"  # stands for today's date in texts: a character that Unicode keeps out of them
 Ask = Callable[[ChatTemplate, Sequence[Sequence[Mapping[str, object]]], Sequence[str | None]], list[Rendered]]
 
 
-@dataclass(frozen=True)
+@record
 class Texts:
     """Conversation -> the text that is expected of it, up to where the model goes on; `refused` are those for which
     the template raises, with what it says.

@@ -9,15 +9,16 @@ that is expected is that of the messages before it, up to where the reply begins
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
+
+from quantkit.records import record
 
 SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
 JOINED = "\n\n"  # what Ollama puts between merged messages
 FIRST_TURNS, MORE_TURNS = 3, 5
 
 
-@dataclass(frozen=True)
+@record
 class Message:
     """One message. What stands in `content` is text, never parts."""
 
@@ -25,7 +26,7 @@ class Message:
     content: str
 
 
-@dataclass(frozen=True)
+@record
 class Talk:
     """A conversation, and what kind of content it is a case of; "" for what every template must get right."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from quantkit.calibration.text.templates import render_each
 from quantkit.consumers.refusals_ollama import RENDERED
@@ -12,6 +12,7 @@ from quantkit.ollama.header import Header
 from quantkit.ollama.modelfile import Modelfile, keeps, keeps_line
 from quantkit.ollama.stops import Stops, stops
 from quantkit.ollama.translate import Translation, translate
+from quantkit.records import record
 
 WITHOUT_TEMPLATE = (
     "Ollama 0.30 and later render conversations by the chat template in the file; older ones take the one of their own "
@@ -20,7 +21,7 @@ WITHOUT_TEMPLATE = (
 TOOLS = "tools and reasoning: Ollama 0.30 and later use the chat template in the file for them, older ones do without"
 
 
-@dataclass(frozen=True)
+@record
 class Described:
     """A Modelfile, the translation that its template is of, and sentences for the user."""
 

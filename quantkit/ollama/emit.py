@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from quantkit.ollama.asking import DATE
 from quantkit.ollama.conversations import ASSISTANT, SYSTEM, USER
 from quantkit.ollama.shape import END, START, SYSTEM_TEXT, Gap, Shape, changed, common_end, common_start, leaves
+from quantkit.records import record
 
 ROLES = (SYSTEM, USER, ASSISTANT)
 ASKED = {"system": "$.System", "last": "$last", "final": "eq $i $final", "later": "$later"}
@@ -22,7 +22,7 @@ FIELD = re.compile("|".join(map(re.escape, FIELDS)))
 BLANKS = " \t\r\n"  # what "{{-" takes away
 
 
-@dataclass(frozen=True)
+@record
 class Code:
     """What stands between {{ and }}. `line`: it begins a line of its own."""
 
@@ -67,7 +67,7 @@ def go_template(shape: Shape) -> str:
 # --- where a gap is cut -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@record
 class _Split:
     """Gaps cut into what closes a message, whatever follows, and the rest, which opens the next; `head` is the start
     of every text."""

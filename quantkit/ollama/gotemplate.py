@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from quantkit.records import record
+
 ACTION = re.compile(r"\{\{(?P<trim>-(?=\s))?(?P<code>(?:[^{}\"]|\"(?:[^\"\\\n]|\\.)*\")*?)\}\}", re.DOTALL)
 WORD = re.compile(
     r'\s*(?:(?P<string>"(?:[^"\\\n]|\\.)*")|(?P<number>-?\d+)|(?P<sign>:=|=|[(),])'
@@ -28,7 +30,7 @@ class TemplateError(ValueError):
     """A template that Go refuses, or that is beyond what is known here."""
 
 
-@dataclass(frozen=True)
+@record
 class Call:
     """A function or value: `name` is "string", "number", "variable" or "field" for a value."""
 
@@ -37,14 +39,14 @@ class Call:
     arguments: tuple[Call, ...] = ()
 
 
-@dataclass(frozen=True)
+@record
 class Print:
     """{{ VALUE }}"""
 
     value: Call
 
 
-@dataclass(frozen=True)
+@record
 class Assign:
     """{{ $name := VALUE }} and {{ $name = VALUE }}"""
 
@@ -66,7 +68,7 @@ class Branch:
 Node = str | Print | Assign | Branch
 
 
-@dataclass(frozen=True)
+@record
 class GoTemplate:
     """A template that was read."""
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from quantkit.calibration.text.templates import ChatTemplate
 from quantkit.metadata import KeyValue
+from quantkit.records import record
 from quantkit.tokenizer.chat_template import KEY as TEMPLATE_KEY
 from quantkit.tokenizer.gemma4 import GEMMA4
 from quantkit.tokenizer.pre_table import LLAMA_CPP
@@ -27,7 +27,7 @@ SAMPLING = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@record
 class Header:
     """`kind` is general.type: "model", "adapter" or "mmproj". `tokens` are the texts of special tokens by kind ("eos"),
     `special` those of all control and user-defined tokens, `adds_bos` whether the tokenizer puts BOS first. A chat

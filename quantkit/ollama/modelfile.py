@@ -12,8 +12,8 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
+from quantkit.records import record
 from quantkit.version import __version__
 
 MARK = re.compile(rb"# quantkit modelfile ([0-9a-f]{64})\n\Z")
@@ -25,7 +25,7 @@ COMMANDS = frozenset(
 KEPT_BLANKS = " \t\n"
 
 
-@dataclass(frozen=True)
+@record
 class Modelfile:
     """The instructions. `origin` are paths or a name for FROM; numbers of `parameters` are written as they are.
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from quantkit.ollama.asking import DATE, Texts
 from quantkit.ollama.conversations import Talk
 from quantkit.ollama.gotemplate import GoTemplate, TemplateError
+from quantkit.records import record
 
 SHOWN = 40
 
 
-@dataclass(frozen=True)
+@record
 class Difference:
     """A conversation of which the two templates make different texts, from where they differ."""
 
@@ -27,7 +27,7 @@ class Difference:
         return f"{self.talk.named()}: {expected} by the chat template, {found} by Ollama's, after {at:,} characters"
 
 
-@dataclass(frozen=True)
+@record
 class Proof:
     """`same` conversations gave the same text; `differ` are the others."""
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 
 from quantkit.ollama.conversations import ASSISTANT, SYSTEM, USER, Message, Talk
+from quantkit.records import record
 
 START, END = "", "."
 MARK = re.compile(r"Zq[sua]\d+qZ")
@@ -24,7 +24,7 @@ class ShapeError(ValueError):
         self.talk = talk
 
 
-@dataclass(frozen=True)
+@record
 class Where:
     """What can be asked at a gap: whether there is a system's message, whether the next message is the last of all,
     whether it is the user's last, and whether the assistant spoke before."""
@@ -38,7 +38,7 @@ class Where:
         return bool(getattr(self, question))
 
 
-@dataclass(frozen=True)
+@record
 class Choice:
     """A text that depends on the answer to a question."""
 
@@ -50,7 +50,7 @@ class Choice:
 Gap = str | Choice
 
 
-@dataclass(frozen=True)
+@record
 class Shape:
     """(role before, role after) -> what stands between them; START and END are the ends of the text.
 

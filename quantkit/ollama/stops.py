@@ -8,14 +8,14 @@ takes those of the template of its own that is most alike, which have such token
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 
 from quantkit.ollama.conversations import ASSISTANT, USER
 from quantkit.ollama.header import Header
 from quantkit.ollama.shape import END, START, Shape, leaves
+from quantkit.records import record
 
 
-@dataclass(frozen=True)
+@record
 class Stops:
     """`texts` are the stops; `structural` are tokens at which generation ends by the file, and messages begin."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from quantkit.calibration.text.templates import ChatTemplate, render_each
 from quantkit.errors import InputError
@@ -13,6 +12,7 @@ from quantkit.ollama.emit import go_template
 from quantkit.ollama.gotemplate import parse
 from quantkit.ollama.proof import Proof, first_of_each_case, prove
 from quantkit.ollama.shape import START, Shape, ShapeError, recover
+from quantkit.records import record
 
 DATES = "they know 2026-11-29"
 CASES = {
@@ -24,7 +24,7 @@ CASES = {
 }
 
 
-@dataclass(frozen=True)
+@record
 class Translation:
     """`template` is Ollama's, None where there is none: then `why`. `proved` conversations gave equal texts.
 

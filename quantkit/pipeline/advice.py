@@ -7,8 +7,9 @@ what is said before anything was measured: a measurement of the model itself tak
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
+
+from quantkit.records import record
 
 BENCHMARKS = "docs/benchmarks.md"
 LLAMA_CPP = "llama.cpp tools/perplexity/README.md, Llama-3-8B"
@@ -20,7 +21,7 @@ RUNGS = (4, 5, 6, 8)
 ORIGINAL = 16
 
 
-@dataclass(frozen=True)
+@record
 class Workload:
     """Which rung to start at, the lowest that is still worth a try where memory forces it, and the gate to pass."""
 
@@ -65,7 +66,7 @@ WORKLOADS: dict[str, Workload] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@record
 class Driver:
     """What costs most. `lower` rungs further down than the workload says, to walk up from; `serves` checkpoints for
     servers instead of GGUF files; `least` bits to start at; `calib`: whether calibration is worth its time."""
@@ -100,7 +101,7 @@ DRIVERS: dict[str, Driver] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@record
 class Facts:
     """What conditions ask. `weights` counts those of the model, `fits` says whether the original does."""
 
@@ -114,7 +115,7 @@ class Facts:
 Effect = Literal["keep", "higher", "eight"]  # do not quantize; start a rung higher; start at eight bits
 
 
-@dataclass(frozen=True)
+@record
 class Condition:
     """A rule that looks at the model or the task; the first that keeps the original ends the matter, unless it is
     `open` to a recipe that was measured to pass."""

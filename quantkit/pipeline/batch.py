@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from quantkit.batch.budget import jobs_here, memory_here
@@ -29,6 +29,7 @@ from quantkit.pipeline.batch_sources import ask_now, is_on_hub, sources_of
 from quantkit.pipeline.given import coerce, given_path, given_size
 from quantkit.pipeline.request import USES, WITH_TEXT
 from quantkit.recipes.recipe import Overrides, Recipe, override
+from quantkit.records import record
 from quantkit.storage import free_bytes
 from quantkit.units import counted, parse_size
 from quantkit.untrusted import shown
@@ -36,7 +37,7 @@ from quantkit.untrusted import shown
 LOCAL, DASK, SLURM = "local", "dask", "slurm"
 
 
-@dataclass(frozen=True)
+@record
 class BatchRequest:
     """A matrix, and how to run it. Fields are the options of `quantkit batch run`.
 
@@ -64,7 +65,7 @@ class BatchRequest:
         coerce(self, {"matrix": given_path, "memory": given_size, "junit": given_path})
 
 
-@dataclass(frozen=True)
+@record
 class Expanded:
     """A matrix as tasks, with what is known of each."""
 

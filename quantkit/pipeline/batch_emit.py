@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from quantkit.batch.faults import Faults
 from quantkit.batch.task import Task
 from quantkit.errors import UsageError, require_choice
 from quantkit.pipeline.batch import BatchRequest, expand, plan_batch
+from quantkit.records import record
 from quantkit.storage import exists, write_small
 
 KUBERNETES = "kubernetes"
@@ -19,7 +19,7 @@ IMAGES, CLAIMS = (KUBERNETES, "gitlab"), (KUBERNETES,)
 ABSOLUTE = (KUBERNETES, "make")  # those that run on this machine, or with its paths
 
 
-@dataclass(frozen=True)
+@record
 class Emitted:
     """The text of the file, and where it was written."""
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -19,6 +18,7 @@ import msgspec
 from quantkit.batch.ledger import Made, TaskRecord
 from quantkit.errors import InputError
 from quantkit.pipeline.report import read_records
+from quantkit.records import record
 from quantkit.units import counted
 from quantkit.untrusted import shown
 
@@ -26,7 +26,7 @@ SUFFIXES = (".eval.json", ".eval.jsonl")
 MAX_RECORDS = 1000
 
 
-@dataclass(frozen=True)
+@record
 class Measurement:
     """What was measured of an artifact at `time`: KL divergence in nats with its standard error, on the text whose
     tokens hash to `data`; gates with what became of them, None where the record does not say which they were."""
@@ -43,7 +43,7 @@ class Measurement:
         return msgspec.structs.replace(made, kl=self.kl, kl_error=self.kl_error, data=self.data, gates=gates)
 
 
-@dataclass(frozen=True)
+@record
 class Measurements:
     """By the identity of the artifact the newest; and the records that could not be read, with the reason."""
 

@@ -39,6 +39,7 @@ from quantkit.plan.make import make_plan
 from quantkit.plan.sizes import WALK_BYTES
 from quantkit.recipes.read import require_distinct
 from quantkit.recipes.recipe import FEEDBACK, Overrides, Recipe, override
+from quantkit.records import record
 from quantkit.source import Checkpoint
 from quantkit.source.spec import at_commit
 from quantkit.tuning.target import Target
@@ -48,7 +49,7 @@ GATE_SIDES = 3 * 4  # bytes of float32 for each weight of a block: the source's,
 OFTEN = 4096  # plans of a model that are remembered
 
 
-@dataclass(frozen=True)
+@record
 class PlannedFiles:
     """An artifact that a task will make. `exact` says that its size is known to the byte before text was run."""
 
@@ -74,7 +75,7 @@ class PlannedFiles:
         }
 
 
-@dataclass(frozen=True)
+@record
 class PlannedTask:
     """A task with its outputs and needs; of a model of the Hub, whose `commit` is known now, its command line names
     that. `error` is why it cannot be planned; then it has none."""
@@ -90,7 +91,7 @@ class PlannedTask:
         return sum(each.nbytes for each in self.artifacts)
 
 
-@dataclass(frozen=True)
+@record
 class _Costs:
     """What is known of a plan, which itself is forgotten."""
 
@@ -224,7 +225,7 @@ def request_of(wish: Wish) -> Request:
     return Request(source=wish.source, recipes=wish.to, **given)
 
 
-@dataclass(frozen=True)
+@record
 class _Shared:
     """What tasks of different models have in common: recipes with their options, and that those are in order."""
 
@@ -263,7 +264,7 @@ def _texts(value: Value) -> tuple[str, ...]:
     return value if isinstance(value, tuple) else (str(value),)
 
 
-@dataclass(frozen=True)
+@record
 class _Planner:
     """One task of an open model."""
 

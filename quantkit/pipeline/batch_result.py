@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from quantkit.batch.ledger import Made, State, TaskRecord
@@ -16,12 +16,13 @@ from quantkit.errors import BatchError, InterruptedRunError, QuantkitError
 from quantkit.pipeline.batch_plan import PlannedTask
 from quantkit.pipeline.batch_room import download_bytes
 from quantkit.pipeline.batch_sources import HubSource
+from quantkit.records import record
 from quantkit.report.shell import shell_word
 
 STATES: tuple[State, ...] = ("done", "failed", "interrupted", "running", "waiting")
 
 
-@dataclass(frozen=True)
+@record
 class PlanRow:
     """A planned task, and what became of it before."""
 
@@ -45,7 +46,7 @@ class PlanRow:
         }
 
 
-@dataclass(frozen=True)
+@record
 class BatchPlan:
     """What a matrix makes. `lacking` is why it cannot be run here: memory, disk. `scripts` are those of its jobs, of a
     place that has some; `sources` its models of the Hub."""
@@ -108,7 +109,7 @@ class BatchPlan:
             raise first
 
 
-@dataclass(frozen=True)
+@record
 class TaskRow:
     """A task and its record; None while there is none of it as it is now."""
 
@@ -145,7 +146,7 @@ class TaskRow:
         }
 
 
-@dataclass(frozen=True)
+@record
 class BatchResult:
     """What became of the tasks of a matrix. `unread` is why records of measurements beside artifacts were left out."""
 

@@ -10,12 +10,12 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from quantkit.batch.expand import Wish
 from quantkit.batch.ledger import Ledger
 from quantkit.errors import QuantkitError
+from quantkit.records import record
 from quantkit.source.spec import at_commit, names_hub, parse_hub
 from quantkit.untrusted import listed, shown
 
@@ -23,7 +23,7 @@ SHORT = 12  # digits of a commit, for people
 ASK_AT_ONCE = 8
 
 
-@dataclass(frozen=True)
+@record
 class HubSource:
     """A model of the Hub as a matrix names it: the commit that it is at `now`, None where nobody asked, and those that
     the artifacts of tasks were `made` of."""

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from quantkit.pipeline.request import Request
 from quantkit.plan.encoder import NONE
 from quantkit.quality.engines import LLAMA_CPP
 from quantkit.quality.engines.llamacpp import LlamaCpp, require_llamacpp
+from quantkit.records import record
 from quantkit.source import open_source
 from quantkit.source.quantized import QuantizedCheckpoint
 from quantkit.units import counted
@@ -43,7 +43,7 @@ ROUND = {"BF16": "bf16", "F16": "f16"}  # how a source is stored, and the recipe
 COERCED: dict[str, Coercion] = {"artifact": given_path, "against": given_optional}
 
 
-@dataclass(frozen=True)
+@record
 class BenchRequest:
     """What to run. `against` is the unquantized file or its source, None: the artifact alone. `prompt` tokens are read
     and `steps` written, in `batches` of so many sequences at a time, `runs` times each."""
@@ -75,7 +75,7 @@ class BenchRequest:
         require_llamacpp()
 
 
-@dataclass(frozen=True)
+@record
 class Benchmark:
     """What came of it: the artifact, the unquantized file where there is one, and how they compare by batch."""
 

@@ -7,12 +7,13 @@ that waits for memory takes as long for eight sequences as for one, and time goe
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from quantkit.records import record
 from quantkit.report.text import size
 from quantkit.units import counted
 
@@ -22,7 +23,7 @@ CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
-@dataclass(frozen=True)
+@record
 class Run:
     """A process: seconds to load, of the prompt of each sequence and of each step of all; bytes at its peak."""
 
@@ -36,7 +37,7 @@ class Run:
         return sum(self.step_seconds) / len(self.step_seconds)
 
 
-@dataclass(frozen=True)
+@record
 class Batch:
     """So many sequences at a time: all runs of them."""
 
@@ -86,7 +87,7 @@ class Batch:
         }
 
 
-@dataclass(frozen=True)
+@record
 class Model:
     """A file: its role, its bytes, its weights, the bytes of each type, and what was measured of it."""
 
@@ -117,7 +118,7 @@ class Model:
         }
 
 
-@dataclass(frozen=True)
+@record
 class Verdict:
     """How an artifact compares with the original at a batch: ratios of speeds, the median over pairs of runs and those
     of the slowest and the fastest pair; whether it is faster, and if not, why."""

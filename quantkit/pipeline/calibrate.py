@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from quantkit.formats.gguf.imatrix_legacy import encode_imatrix_legacy
 from quantkit.pipeline.calibrate_plan import CalibratePlan, CalibrateRequest, Kind, plan_calibration
 from quantkit.pipeline.outputs import already_built, readable, refuse_existing
 from quantkit.pipeline.pack import publish
+from quantkit.records import record
 from quantkit.report.calibration_record import CalibrationRecord, read_record, record_path
 from quantkit.report.records import FileRecord
 from quantkit.storage import Job, PartFile, open_job, remove_job, user_key
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 NAMED_VERSIONS = ("numpy", "torch", "transformers", "tokenizers")
 
 
-@dataclass(frozen=True)
+@record
 class Calibrated:
     """A file of calibration and its record. `built` is False where it was there already."""
 

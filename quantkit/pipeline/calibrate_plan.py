@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +28,7 @@ from quantkit.families.rows import Family
 from quantkit.machine import memory_limit_bytes
 from quantkit.pipeline.outputs import job_folder, refuse_inputs, require_place
 from quantkit.plan.describe import describe_source
+from quantkit.records import record
 from quantkit.report.calibration_record import record_path
 from quantkit.report.text import size
 from quantkit.source import Checkpoint, open_source, turned_back
@@ -54,7 +54,7 @@ class Kind(Enum):
     LEGACY_IMATRIX = ".dat"
 
 
-@dataclass(frozen=True)
+@record
 class CalibrateRequest:
     """The options of `quantkit calibrate`. `hessian` None means: where the file can hold it."""
 
@@ -69,7 +69,7 @@ class CalibrateRequest:
     allow_other_base: bool = False
 
 
-@dataclass(frozen=True)
+@record
 class CalibratePlan:
     """An open source, the samples to run, and what follows from both."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from quantkit.pipeline.given import coerce, given_optional, given_paths
 from quantkit.pipeline.judged import Judged, gates_of, judged_in, measured_in, measured_of
 from quantkit.pipeline.outputs import refuse_inputs
 from quantkit.pipeline.taken_over import is_taken_over, record_of, with_own_card, write_over
+from quantkit.records import record
 from quantkit.report.card import CARD, Card, Measured, Variant, unchanged
 from quantkit.report.card_sections import Rollout
 from quantkit.report.html.markup import digits
@@ -35,7 +36,7 @@ MAX_DEPTH = 3  # of folders of artifacts in the one that is named
 HINT = "move it away, or replace it with --force"
 
 
-@dataclass(frozen=True)
+@record
 class CardRequest:
     """For which artifacts: GGUF files or folders, each folder gets one card. `against` is the source, whose card says
     the licence; `records` are measurements (quantkit.eval/1, eval-history/1), used for artifacts of their identity."""

@@ -4,13 +4,13 @@ has downloaded the folder and stands in it."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from quantkit.pipeline.folder import Finished
 from quantkit.pipeline.gives import output_of
 from quantkit.pipeline.loaded_by import verdicts_of
 from quantkit.pipeline.modelfile import with_modelfile
+from quantkit.records import record
 from quantkit.report.next_steps import (
     NextStep,
     adapter_steps,
@@ -23,7 +23,7 @@ from quantkit.report.next_steps import (
 NEEDED = {"transformers": ("takes the packages gguf and accelerate",)}  # for GGUF files
 
 
-@dataclass(frozen=True)
+@record
 class Beside:
     """What goes with artifacts: the encoder beside them, the repository of their source, whose tokenizer some programs
     want, and Modelfiles by the GGUF files that they are for."""

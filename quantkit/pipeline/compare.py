@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from threading import Lock
@@ -26,6 +25,7 @@ from quantkit.pipeline.given import coerce, given_optional, given_text, given_te
 from quantkit.pipeline.inspect import _fact, _kind
 from quantkit.plan.describe import describe_source
 from quantkit.quality.made_gguf import tokenizer_keys
+from quantkit.records import record
 from quantkit.report.kinds import by_type, stored_kinds
 from quantkit.source import Checkpoint, open_source
 from quantkit.source.base import require_runnable
@@ -52,7 +52,7 @@ PROMPTS = (
 MAX_KEYS = 4096  # of a configuration: what is nested deeper counts with its parent
 
 
-@dataclass(frozen=True)
+@record
 class CompareRequest:
     """Which two models: each a GGUF file, the folder of a checkpoint, or a source with any spelling. `pre` is the
     pre-tokenizer that convert was told, where a GGUF file stands beside a checkpoint. With `text`, or `prompts` of
@@ -78,7 +78,7 @@ class CompareRequest:
         return self.prompts or (PROMPTS if self.text else ())
 
 
-@dataclass(frozen=True)
+@record
 class Model:
     """One of the two: what it is called and made of."""
 
@@ -97,7 +97,7 @@ class Model:
         return {"name": self.name, "path": self.path, "kind": self.kind, "bytes": self.nbytes, "types": types}
 
 
-@dataclass(frozen=True)
+@record
 class Key:
     """An entry of the header or configuration that differs, its values in words; None where one has no such entry."""
 
@@ -106,7 +106,7 @@ class Key:
     b: str | None
 
 
-@dataclass(frozen=True)
+@record
 class Compared:
     """What was found. `tokenizer` says how the tokenizers differ, "" where they give the same ids, None where that
     cannot be said, for `tokenizer_unknown`."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +57,7 @@ from quantkit.plan.grids import facts_of_grids, summary
 from quantkit.plan.sizes import plan_line
 from quantkit.quality.checks.base import Verification
 from quantkit.recipes.read import load_recipes
+from quantkit.records import record
 from quantkit.report.manifest import Manifest, manifest_path
 from quantkit.report.text import size
 from quantkit.storage import Job, PartFile, remove_job
@@ -69,7 +70,7 @@ if TYPE_CHECKING:
 USUAL = Output()
 
 
-@dataclass(frozen=True)
+@record
 class _Pending:
     """An artifact still to be built, and the number of its recipe."""
 

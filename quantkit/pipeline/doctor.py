@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 import sys
-from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from quantkit.consumers import RULES, stale
 from quantkit.extras import EXTRAS, install_command, installed_version, is_installed
 from quantkit.machine import core_count, memory_limit_bytes
+from quantkit.records import record
 from quantkit.report.text import size
 from quantkit.units import counted
 from quantkit.version import __version__
@@ -23,7 +23,7 @@ COMFORTABLE_DISK_BYTES = 10**9
 COMFORTABLE_MEMORY_BYTES = 10**9
 
 
-@dataclass(frozen=True)
+@record
 class Finding:
     """One line of the doctor. `ok` is None for plain facts."""
 

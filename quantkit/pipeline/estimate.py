@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from quantkit.plan.sizes import (
     size_report,
 )
 from quantkit.qtypes import base
+from quantkit.records import record
 from quantkit.report.text import size
 from quantkit.storage import free_bytes
 
@@ -38,7 +39,7 @@ READ_NS_PER_BYTE = 1.0  # reading, widening, hashing and checking a source byte
 START_SECONDS = 1.0
 
 
-@dataclass(frozen=True)
+@record
 class Estimate:
     """Costs of one plan. `fits_disk` and `fits_memory` compare with what this machine has now."""
 

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -51,6 +51,7 @@ from quantkit.pipeline.asking import (
 )
 from quantkit.pipeline.evaluate_engine import InEngine, in_engine
 from quantkit.pipeline.given import Coercion, coerce, given_data, given_names, given_optional, given_paths, given_texts
+from quantkit.records import record
 from quantkit.report.kinds import Stored, stored_kinds
 from quantkit.report.sealed import identity
 from quantkit.source import Checkpoint, open_source
@@ -70,7 +71,7 @@ COERCED: dict[str, Coercion] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@record
 class EvalRequest:
     """What to measure. `against` is the unquantized source; another quantized checkpoint takes its place only by name,
     as `against_quantized`. `data` is text as for calibrate; `gates` as `--gate` has them. `seen` measures on text that
@@ -108,7 +109,7 @@ class EvalRequest:
         _require_sense(self, parse_gates(self.gates))
 
 
-@dataclass(frozen=True)
+@record
 class Evaluated:
     """One artifact: its figures, its size, and what became of the gates. Its name among the others is the report's."""
 
@@ -149,7 +150,7 @@ class Evaluated:
         }
 
 
-@dataclass(frozen=True)
+@record
 class Evaluation:
     """All of a run; it ended at `time` (UTC). `reference` is the model measured against, with hashes of its files."""
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from quantkit.evaluation.corpus import Corpus
 from quantkit.evaluation.figures import Estimate, clusters_of, estimate
 from quantkit.evaluation.scores import Scores
+from quantkit.records import record
 
 
-@dataclass(frozen=True)
+@record
 class InEngine:
     """The engine whose predictions the figures are of, and its KL divergence from our own run of the same weights."""
 

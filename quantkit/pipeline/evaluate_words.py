@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,7 @@ from quantkit.pipeline.prompt_words import (
     task_rows,
 )
 from quantkit.pipeline.report import HISTORY, page_of, read_records
+from quantkit.records import record
 from quantkit.report.html import START, render
 from quantkit.report.junit import Case
 from quantkit.report.junit import junit as suite
@@ -227,7 +227,7 @@ def history_line(evaluation: Evaluation, artifact: Evaluated) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
+@record
 class Records:
     """Files that an evaluation is written to, besides what is printed. `junit` and `html` are replaced; to `summary`
     (Markdown) and `history` (JSON Lines) it is appended, so that a file of CI keeps what other steps wrote. The HTML

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from quantkit.consumers import parse_consumers
 from quantkit.errors import QuantkitError, ResourceError, UsageError
@@ -15,6 +15,7 @@ from quantkit.plan.base import Plan, PlanOptions
 from quantkit.plan.make import make_plan
 from quantkit.plan.sizes import ServingMemory, serving_memory
 from quantkit.recipes.read import gguf_recipe_names, load_recipe, recipe_names
+from quantkit.records import record
 from quantkit.report.text import size
 from quantkit.units import counted
 
@@ -35,7 +36,7 @@ OF_RECIPES = (
 )
 
 
-@dataclass(frozen=True)
+@record
 class Candidate:
     """A recipe and what serving it takes."""
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from quantkit.errors import InputError
 from quantkit.filenames import WEIGHTS, is_job
+from quantkit.records import record
 from quantkit.report.manifest import Manifest, manifest_path, read_manifest
 from quantkit.report.records import FileRecord
 from quantkit.report.sealed import SUFFIX
@@ -19,7 +19,7 @@ from quantkit.untrusted import require_path, shown
 NO_MANIFEST = "give the folder that quantkit convert wrote into"
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Finished:
     """An artifact that is there with its manifest; `first` is its first file, `rewritten` what its manifest
     will be where a release writes it anew. Equal to itself alone."""

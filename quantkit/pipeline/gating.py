@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +26,7 @@ from quantkit.pipeline.standing import record_checks
 from quantkit.plan.base import Plan
 from quantkit.quality.checks.base import Check, Verification
 from quantkit.quality.decoded import open_decoded
+from quantkit.records import record
 from quantkit.source import Checkpoint
 from quantkit.source.dequantized import dequantized
 from quantkit.source.folder import open_finished
@@ -48,7 +48,7 @@ class Asked(Protocol):
     def memory(self) -> Memory | None: ...
 
 
-@dataclass(frozen=True)
+@record
 class Judged:
     """An artifact under the name that it is told by: its figures, and what became of the gates."""
 
@@ -84,9 +84,9 @@ class Gating:
         )
         moved = [plan.recipe for plan in prepared.plans if _moves(plan)]
         require_judgeable(gates, self.corpus, moved)
-        for record in _run(prepared):
-            if self.corpus.hashes & {record.sha256, *record.parts}:
-                raise _seen(record.name)
+        for text in _run(prepared):
+            if self.corpus.hashes & {text.sha256, *text.parts}:
+                raise _seen(text.name)
 
     def standing(self, artifact: Artifact, plan: Plan, emit: Sink) -> Artifact:
         """An artifact that is there already, judged. Raises GateError; the files stay where they are."""

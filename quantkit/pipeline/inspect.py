@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from quantkit.events import Sink, ignore
 from quantkit.formats.gguf.file import GGUFFile, parse_gguf, read_gguf, shard_paths
 from quantkit.metadata import KeyValue
 from quantkit.plan.encoder import parts_beside
+from quantkit.records import record
 from quantkit.report.manifest import manifest_path, read_manifest
 from quantkit.source import open_source
 from quantkit.source.quantized import QuantizedCheckpoint
@@ -26,7 +27,7 @@ SHOWN_TEXT = 120
 SHOWN_TABLE = 64
 
 
-@dataclass(frozen=True)
+@record
 class Fact:
     """A value of the header, as it is: a number, a truth, a text, a list of these or a table.
 
@@ -50,7 +51,7 @@ class Fact:
         return {"type": self.kind, "value": self.value, **({} if self.count is None else {"count": self.count})}
 
 
-@dataclass(frozen=True)
+@record
 class Inspection:
     """Header facts. The type of a tensor says how it is stored.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from quantkit.errors import QuantkitError
 from quantkit.pipeline.folder import Finished
 from quantkit.pipeline.output import GATES
 from quantkit.pipeline.report import read_records
+from quantkit.records import record
 from quantkit.report.card import Measured
 from quantkit.report.release import RELEASE, read_release
 from quantkit.report.sealed import identity
@@ -22,7 +22,7 @@ from quantkit.schemas.release import Quality
 from quantkit.units import counted
 
 
-@dataclass(frozen=True)
+@record
 class Judged:
     """What became of a gate: `by` is "convert", "eval", a "history" of it, or a "release". Of a history nobody knows
     which gate it was."""

@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from quantkit.pipeline.request import Request, language_model_alone, only_used
 from quantkit.plan.base import Plan
 from quantkit.plan.encoder import AUTO, encoder_type
 from quantkit.recipes.read import load_recipes
+from quantkit.records import record
 from quantkit.report.sealed import own_seal
 from quantkit.report.text import size
 from quantkit.storage import remove_job, user_key, write_small
@@ -44,7 +45,7 @@ from quantkit.untrusted import parse_json_object, read_bounded
 RECORD, SCHEMA, MAX_BYTES = ".quantkit-tune.json", "quantkit.tune-record/1", 4 << 20
 
 
-@dataclass(frozen=True)
+@record
 class Step:
     """A recipe of the ladder: its planned size, the request that makes it, and what became of it. `gates` are its
     verdicts, `why` says why it was not measured."""
@@ -79,7 +80,7 @@ class Step:
         }
 
 
-@dataclass(frozen=True)
+@record
 class Walk:
     """All steps, smallest first, and what was published; None where nothing passed, or nothing was to be made."""
 

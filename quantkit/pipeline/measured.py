@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from math import isfinite, log
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from quantkit.errors import InputError, QuantkitError
 from quantkit.evaluation.gates import RETAINED
 from quantkit.pipeline.report import objects
 from quantkit.recipes.read import recipe_names
+from quantkit.records import record
 from quantkit.report.records import FileRecord
 from quantkit.report.sealed import identity
 from quantkit.untrusted import parse_json_object, read_bounded
@@ -30,7 +30,7 @@ MAX_FILES, MAX_BYTES, MAX_LINES = 200, 16 << 20, 10_000
 SUFFIXES = (".jsonl", ".json")
 
 
-@dataclass(frozen=True)
+@record
 class Measurement:
     """A recipe's distance from the original, in nats, with the upper 95 % bounds that gates ask, None without any."""
 
@@ -63,7 +63,7 @@ class Measurement:
         }
 
 
-@dataclass(frozen=True)
+@record
 class _Claim:
     """A measurement, and what it says of its source: one hash over all files, or those of the files."""
 

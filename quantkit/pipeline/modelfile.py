@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from quantkit.ollama.modelfile import keeps_line
 from quantkit.pipeline.given import coerce, given_optional, given_paths
 from quantkit.pipeline.outputs import Artifact
 from quantkit.plan.base import Plan
+from quantkit.records import record
 from quantkit.report.next_steps import NextStep, modelfile_step
 from quantkit.storage import read_sums, require_small, update_sums, write_small
 from quantkit.untrusted import read_bounded, require_path, shown
@@ -28,7 +29,7 @@ CODE = "modelfile"
 HINT = "move it away, or replace it with --force"
 
 
-@dataclass(frozen=True)
+@record
 class ModelfileRequest:
     """For which files: GGUF files, or folders of them. `base` is what FROM names for an adapter: a GGUF file by its
     path, or a model of Ollama."""
@@ -41,7 +42,7 @@ class ModelfileRequest:
         coerce(self, {"paths": given_paths, "base": given_optional})
 
 
-@dataclass(frozen=True)
+@record
 class MadeModelfile:
     """A Modelfile: where it belongs, for which file, with which encoder. `written` is False where it was there."""
 

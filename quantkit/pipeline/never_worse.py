@@ -12,7 +12,7 @@ import hashlib
 import time
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from quantkit.plan.base import Plan, Unit
 from quantkit.plan.reading import SLAB_WEIGHTS, Slab, cut
 from quantkit.qtypes import base
 from quantkit.quality.decoded import open_decoded
+from quantkit.records import record
 from quantkit.source import Checkpoint
 from quantkit.storage import Job, Record
 from quantkit.tensors import U8
@@ -157,7 +158,7 @@ def _figures(ours: F64, theirs: F64) -> dict[str, Any]:
     return dict(zip(FIGURES, found, strict=True))
 
 
-@dataclass(frozen=True)
+@record
 class _Encoded:
     """A tensor of the file as the encoder of its type makes it of the source, in the place of the file's bytes."""
 

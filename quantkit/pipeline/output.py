@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantkit.pipeline.given import coerce, given_data, given_texts
+from quantkit.records import record
 
 if TYPE_CHECKING:
     from quantkit.evaluation.memory import Memory
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 GATES = "gates"  # the check of a manifest that says how they were judged
 
 
-@dataclass(frozen=True)
+@record
 class Output:
     """Where the artifacts go and how the run behaves.
 

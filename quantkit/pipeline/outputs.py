@@ -11,7 +11,6 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +21,7 @@ from quantkit.pipeline.gives import output_of
 from quantkit.pipeline.prepared import Prepared
 from quantkit.plan.base import Plan
 from quantkit.plan.carried import CONFIG
+from quantkit.records import record
 from quantkit.report.manifest import Manifest, manifest_path, read_manifest
 from quantkit.report.next_steps import NextStep, adapter_steps, modelfile_step, next_steps, steps_with_encoder
 from quantkit.report.records import FileRecord
@@ -42,7 +42,7 @@ HARMLESS = re.compile(
 LOADED_FOLDERS = re.compile(r"additional_chat_templates|[0-9]+_.*", re.DOTALL)
 
 
-@dataclass(frozen=True)
+@record
 class Artifact:
     """A published artifact: its first file and its manifest.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from quantkit.filling.hashing import SourceHasher
 from quantkit.plan.base import Plan
 from quantkit.quality.reference import Reference
 from quantkit.recipes.recipe import Recipe
+from quantkit.records import record
 from quantkit.source import Checkpoint
 from quantkit.source.identity import Origin
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from quantkit.evaluation.source_run import SourceRun
 
 
-@dataclass(frozen=True)
+@record
 class Prepared:
     """An open source and one plan per recipe that can be made of it, in the order asked for.
 

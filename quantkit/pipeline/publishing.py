@@ -10,7 +10,6 @@ gates that they were judged by.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from quantkit.pipeline.judged import Judged, gates_of, judged_in
 from quantkit.pipeline.output import GATES
 from quantkit.pipeline.verify import verify_artifact
 from quantkit.quality.checks.base import STANDARD, Check, Verification, VerifyOptions
+from quantkit.records import record
 from quantkit.untrusted import listed, require_path, shown
 
 COMPARED = ("structure", "numbers")  # looks of convert without which nobody compared an artifact with its source
@@ -31,7 +31,7 @@ NOT_COMPARED = (
 )
 
 
-@dataclass(frozen=True)
+@record
 class Publishable:
     """An artifact, what was seen of it just now, and how its gates were judged."""
 

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from quantkit.pipeline.given import coerce, given_optional, given_paths, given_t
 from quantkit.pipeline.publishing import Publishable, publishable
 from quantkit.pipeline.signing import SIGNATURE, signed_names
 from quantkit.pipeline.verify_folder import release_check
+from quantkit.records import record
 from quantkit.report.release import RELEASE
 from quantkit.report.text import size
 from quantkit.source.meter import Meter
@@ -42,7 +43,7 @@ TARGET = "write hf://org/name; the branch with --revision"
 NEW, OTHER, THERE = "new", "other", "there"
 
 
-@dataclass(frozen=True)
+@record
 class PushRequest:
     """What to publish where. `source` is the folder of artifacts, or the GGUF file of one.
 
@@ -71,7 +72,7 @@ class PushRequest:
             raise UsageError("--adapter needs --against", hint="give --against, or leave --adapter out", key="adapter")
 
 
-@dataclass(frozen=True)
+@record
 class PushedFile:
     """A file, and what of the kind the repository had: it is `new`, there are `other` bytes, or it is `there`."""
 
@@ -84,7 +85,7 @@ class PushedFile:
         return {"name": self.name, "bytes": self.nbytes, "sha256": self.sha256, "state": self.state}
 
 
-@dataclass(frozen=True)
+@record
 class Pushed:
     """What was sent, or would be. `commit` is that of the files, None where nothing was committed yet; `sent_bytes` is
     what went over the line of them."""

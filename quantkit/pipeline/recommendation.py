@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from quantkit.errors import ResourceError
 from quantkit.pipeline.given import Coercion, coerce, given_names, given_paths, given_text
 from quantkit.pipeline.measured import Measurement
+from quantkit.records import record
 from quantkit.report.text import size
 
 QUANTIZE, KEEP, NO_ROOM = "quantize", "do not quantize", "does not fit"
@@ -18,7 +18,7 @@ COERCED: dict[str, Coercion] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@record
 class RecommendRequest:
     """The options of `quantkit recommend`. `memory` is a size or a device, None: this machine's; `context` are tokens
     of each of `slots` texts at a time. `records` are further places of measurements, `beside` says to look beside the
@@ -42,7 +42,7 @@ class RecommendRequest:
         coerce(self, COERCED)
 
 
-@dataclass(frozen=True)
+@record
 class Needs:
     """Bytes that serving takes, and of what: weights to the byte, the cache of keys and values, and overhead."""
 
@@ -68,7 +68,7 @@ class Needs:
         }
 
 
-@dataclass(frozen=True)
+@record
 class Choice:
     """A recipe that can be made of the source; `bits` is its rung, 0 below or beside the ladder."""
 
@@ -94,7 +94,7 @@ class Choice:
         }
 
 
-@dataclass(frozen=True)
+@record
 class Reason:
     """Why, and where that is from."""
 
@@ -105,7 +105,7 @@ class Reason:
         return {"why": self.why, "source": self.source}
 
 
-@dataclass(frozen=True)
+@record
 class Recommendation:
     """The answer. `chosen` is None where nothing is quantized or nothing that the workload allows fits; `wanted` is
     what the rules alone would take. Where that does not fit, `largest` is the largest of all recipes that fits, None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from quantkit.plan.gguf import Placed, digest_of
 from quantkit.plan.grids import PRESERVE_KEY
 from quantkit.quality.checks.base import Check
 from quantkit.recipes.read import load_recipe, recipe_names
+from quantkit.records import record
 from quantkit.report.manifest import Manifest
 from quantkit.source import Checkpoint
 from quantkit.storage import hash_file, read_sums
@@ -42,7 +42,7 @@ OLDER = (
 )
 
 
-@dataclass(frozen=True)
+@record
 class Subject:
     """What is looked at: all files of an artifact, where its manifest lies, and the source where one is given."""
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ from quantkit.pipeline.signing import (
 )
 from quantkit.pipeline.taken_over import with_own_card, write_over
 from quantkit.quality.checks.base import VerifyOptions
+from quantkit.records import record
 from quantkit.report.bom import BOM, encode_bom
 from quantkit.report.card import CARD
 from quantkit.report.records import FileRecord
@@ -61,7 +62,7 @@ from quantkit.untrusted import shown
 EPOCH = "SOURCE_DATE_EPOCH"
 
 
-@dataclass(frozen=True)
+@record
 class ReleaseRequest:
     """What to release, and how. `paths` are folders of artifacts; `against` is their source, with `adapters` that were
     merged into it; `records` are measurements (quantkit.eval/1, eval-history/1). `password` is that of the key."""
@@ -99,7 +100,7 @@ class ReleaseRequest:
         )
 
 
-@dataclass(frozen=True)
+@record
 class ReleasedFile:
     """A file of a release: "new", "replaced" or "same" as what was there, or "removed"; `nbytes` is None where nobody
     knows yet, or there is none."""
@@ -109,7 +110,7 @@ class ReleasedFile:
     nbytes: int | None
 
 
-@dataclass(frozen=True)
+@record
 class Release:
     """A released folder: what release.json says, and what was written for it, or would be."""
 
@@ -164,7 +165,7 @@ def _opened(request: ReleaseRequest, emit: Sink) -> Checkpoint | None:
     return open_source(request.against, offline=request.offline, emit=emit, adapters=request.adapters)
 
 
-@dataclass(frozen=True)
+@record
 class _Prepared:
     """Everything that will be written into a folder, in the order of writing; the signature is made last. `dropped` are
     lines of SHA256SUMS that go, `removed` files."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from quantkit.pipeline.folder import Finished
@@ -11,6 +10,7 @@ from quantkit.pipeline.gives import output_of
 from quantkit.pipeline.loaded_by import loaders_of
 from quantkit.pipeline.modelfile import MadeModelfile, ModelfileRequest, is_own, missing_in, write_modelfiles
 from quantkit.pipeline.release_files import role_of
+from quantkit.records import record
 from quantkit.report.next_steps import WRITING
 
 
@@ -21,7 +21,7 @@ def modelfiles_for(finished: Sequence[Finished], *, force: bool) -> tuple[MadeMo
     return write_modelfiles(ModelfileRequest(files, force=force), dry_run=True) if files else ()
 
 
-@dataclass(frozen=True)
+@record
 class Orphans:
     """Modelfiles of files that are gone: those that quantkit wrote and nobody edited, which go as well, and the others
     with the file that each names, which stay."""

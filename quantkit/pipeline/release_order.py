@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from quantkit.errors import GateError, QuantkitError, UsageError, VerificationError, did_you_mean
 from quantkit.pipeline.folder import Finished
 from quantkit.pipeline.publishing import Publishable
+from quantkit.records import record
 from quantkit.untrusted import shown
 
 FLOATS = frozenset({"f32", "f16", "bf16"})
 
 
-@dataclass(frozen=True)
+@record
 class Order:
     """`steps` rise in size: the first is the primary, each is what to roll back to from the one before. `baseline` is
     an artifact that holds the original's floats, None where there is none: then it is the source."""

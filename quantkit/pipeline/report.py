@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from quantkit.pipeline.given import coerce, given_optional, given_paths
 from quantkit.pipeline.inspect import inspect
 from quantkit.pipeline.outputs import refuse_inputs
 from quantkit.pipeline.places import require_own_start, require_takes_file
+from quantkit.records import record
 from quantkit.report.html import START, Artifact, Page, render
 from quantkit.report.kinds import stored_kinds
 from quantkit.report.manifest import CHECKPOINT_MANIFEST, find_manifest, read_manifest
@@ -26,7 +27,7 @@ MAX_BYTES, MAX_LINES, MAX_VALUES = 256 << 20, 100_000, 1 << 22
 HINT = "give what quantkit eval --json or --append wrote, a .gguf file, or the folder of a checkpoint"
 
 
-@dataclass(frozen=True)
+@record
 class Written:
     """A report that was written, and how much it shows."""
 
@@ -39,7 +40,7 @@ class Written:
         return {"file": str(self.path), "bytes": self.nbytes, "artifacts": self.artifacts, "runs": self.runs}
 
 
-@dataclass(frozen=True)
+@record
 class ReportRequest:
     """What to show, and where. `inputs` are records of eval, histories, artifacts, in any mixture; `title` is that of
     the page."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,13 @@ from quantkit.pipeline.given import (
 from quantkit.plan.encoder import AUTO, ENCODER_CHOICES, NONE
 from quantkit.recipes.read import load_recipe
 from quantkit.recipes.recipe import SWITCHES, Recipe
+from quantkit.records import record
 from quantkit.units import parse_size
 
 STATISTICS, TORCH, TRANSFORMERS = ".safetensors", "torch", "transformers"
 
 
-@dataclass(frozen=True, repr=False)
+@record
 class Request:
     """What the user wants made from what. Fields are the options of `quantkit convert`.
 
@@ -111,7 +112,7 @@ COERCED: dict[str, Coercion] = {
 # --- who uses what ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@record
 class Use:
     """An option, the recipes that make use of it, and what to say to the others.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from quantkit.pipeline.prepared import Prepared
 from quantkit.pipeline.request import Request, language_model_alone
 from quantkit.pipeline.tune import Subject, facts_of, measured, require_measurable, require_priced
 from quantkit.recipes.read import load_recipe
+from quantkit.records import record
 from quantkit.report.text import duration, size
 from quantkit.storage import exists, hash_file, require_small, write_small
 from quantkit.tuning.candidates import candidates
@@ -26,7 +27,7 @@ from quantkit.units import counted
 from quantkit.untrusted import shown
 
 
-@dataclass(frozen=True)
+@record
 class Measured:
     """What was measured, and the file that holds it, if one was asked for."""
 
@@ -60,7 +61,7 @@ def sensitivity(
     return Measured(found, out)
 
 
-@dataclass(frozen=True)
+@record
 class SensitivityPlan:
     """What would be measured: types of tensors, with which text, and about what that takes."""
 

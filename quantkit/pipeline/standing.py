@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -29,6 +29,7 @@ from quantkit.plan.base import Plan, Unit
 from quantkit.plan.reading import Slab, cut
 from quantkit.plan.together import siblings
 from quantkit.quality.checks.base import Check, Verification
+from quantkit.records import record
 from quantkit.source import Checkpoint
 from quantkit.storage.keys import user_key
 from quantkit.units import counted
@@ -158,7 +159,7 @@ def _wrong_layer(plan: Plan, checkpoint: Checkpoint, paths: Sequence[Path]) -> s
     return None
 
 
-@dataclass(frozen=True)
+@record
 class _Parts(Mapping[str, PackedTensor]):
     """The tensors of finished files, by quantkit's own reader."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from quantkit.families.model import Model
 from quantkit.pipeline.request import Request
 from quantkit.plan.base import Plan
 from quantkit.recipes.recipe import Allotment, Recipe
+from quantkit.records import record
 from quantkit.report.predicted import predicted_words
 from quantkit.source import Checkpoint
 from quantkit.source.evened import evened
@@ -39,7 +40,7 @@ STAGE = "sensitivity"
 MEASURE = "quantkit sensitivity SRC --calib default --out S.json, then --sensitivity S.json"
 
 
-@dataclass(frozen=True)
+@record
 class Tuning:
     """A target, and what types cost where a file has told; None where it is to be measured. `stop` asks whether to go
     on measuring, None where nothing may be run."""
@@ -167,7 +168,7 @@ def known_of(tuning: Tuning, recipe: Recipe, checkpoint: Checkpoint) -> Sensitiv
     return known
 
 
-@dataclass(frozen=True)
+@record
 class Subject:
     """What is measured: a checkpoint, what it becomes in a GGUF file, a plan of its recipe's own types, and text."""
 

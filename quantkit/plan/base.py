@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +12,7 @@ from quantkit.families.model import ModelTensor, Part, Rows, Shape
 from quantkit.formats.containers.packed import Entry
 from quantkit.metadata import KeyValue
 from quantkit.recipes.recipe import GGUF, MethodChoice
+from quantkit.records import record
 from quantkit.tensors import F32
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ Way = Literal["slabs", "layers", "blocks"]
 Rest = Literal["copies", "slabs"]
 
 
-@dataclass(frozen=True)
+@record
 class PlannedFile:
     """One file of the artifact: its name, encoded header (all metadata and tensor infos, padded) and exact size."""
 
@@ -33,7 +34,7 @@ class PlannedFile:
     nbytes: int
 
 
-@dataclass(frozen=True)
+@record
 class PlannedTensor:
     """A tensor of the artifact's files. `dtype` is the name of its type in the container ("q4_k", "I32"), `offset` is
     absolute in file number `file`, `nbytes` excludes padding."""
@@ -51,7 +52,7 @@ class PlannedTensor:
         return Entry(self.name, self.dtype, self.shape)
 
 
-@dataclass(frozen=True)
+@record
 class Unit:
     """One weight of the artifact: where its rows come from, how it is stored, and the tensors that it becomes.
 
@@ -94,7 +95,7 @@ class Unit:
         return source_of(self.tensor)
 
 
-@dataclass(frozen=True)
+@record
 class Plan:
     """What will happen, to the byte. What a container does not have is empty.
 
@@ -182,7 +183,7 @@ class Plan:
         return tuple(unit for unit in self.units if unit.layout is not None)
 
 
-@dataclass(frozen=True)
+@record
 class PlanOptions:
     """What a run wants besides the recipe.
 

@@ -8,7 +8,7 @@ NAME.input_scale, where they are not 1; of a stack of experts they have a number
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -23,6 +23,7 @@ from quantkit.metadata import KeyValue
 from quantkit.plan.base import PlannedTensor, Unit
 from quantkit.plan.mixture import Choice
 from quantkit.plan.reading import Slab
+from quantkit.records import record
 from quantkit.source import Checkpoint
 from quantkit.tensors import U8, Coded, CodedRef, TensorInfo, TensorRef
 from quantkit.units import counted
@@ -35,7 +36,7 @@ WEIGHT = ".weight"
 NEAR_ONE = 1e-6  # a factor that the converter leaves out
 
 
-@dataclass(frozen=True)
+@record
 class Codes:
     """The codes of a tensor are those of the type `qtype`; `parts` are its rows among those that are stored.
 
@@ -121,7 +122,7 @@ def read_codes(checkpoint: Checkpoint, parts: Sequence[Part], slab: Slab) -> U8:
     return np.ascontiguousarray(found)
 
 
-@dataclass(frozen=True)
+@record
 class _CodedRows:
     """The rows of a tensor as they are stored, behind the reading of parts, which looks at no value."""
 

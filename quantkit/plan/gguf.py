@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ from quantkit.plan.mixture import Choice, choose_types
 from quantkit.plan.rounded_twice import UNROUNDED, require_unquantized, source_notes
 from quantkit.qtypes import base
 from quantkit.recipes.recipe import GGUF, Allotment, Recipe
+from quantkit.records import record
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32, TensorInfo
 from quantkit.version import __version__
@@ -316,7 +317,7 @@ def _some(items: Sequence[str]) -> str:
     return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
 
 
-@dataclass(frozen=True)
+@record
 class Placed:
     """A tensor as a finished file has it: its type, and where it begins in which file."""
 

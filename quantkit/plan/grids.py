@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ from quantkit.metadata import KeyValue
 from quantkit.plan.base import Plan, Unit
 from quantkit.plan.reading import read_slab
 from quantkit.qtypes import base
+from quantkit.records import record
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32, FLOAT_DTYPES, TensorInfo
 from quantkit.untrusted import listed
@@ -45,7 +46,7 @@ def keys(units: Iterable[Unit]) -> list[KeyValue]:
     return [KeyValue(PRESERVE_KEY, "bool", True)] if any(unit.grid for unit in units) else []
 
 
-@dataclass(frozen=True)
+@record
 class Seen:
     """What rows of a tensor show: the share of blocks that its type holds bit for bit, the type on whose grid they are
     ("" for none), the share of zeros, of those that stay, and whether two of four weights are zeros everywhere."""

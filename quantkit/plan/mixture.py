@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from quantkit.errors import RecipeError
 from quantkit.families.model import Model, ModelTensor
@@ -18,6 +18,7 @@ from quantkit.patterns import PatternError, require_work
 from quantkit.qtypes import base
 from quantkit.recipes.recipe import FLOAT_TYPES, Recipe
 from quantkit.recipes.rules import Facts, Keep, Subject
+from quantkit.records import record
 
 PER_LAYER_EMBEDDING = "per_layer_token_embd.weight"
 
@@ -28,7 +29,7 @@ _COUNTED = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@record
 class Choice:
     """The type of one tensor and what gave it. `fallback_from` is the type its rows turned out not to fit. `free` says
     that the recipe chose it, by its rules or for a budget: no option and no family did."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -14,6 +13,7 @@ from quantkit.families.model import ModelTensor, Shape
 from quantkit.families.roles import Role
 from quantkit.plan.base import Plan, Unit
 from quantkit.plan.reading import TABLE_WEIGHTS
+from quantkit.records import record
 from quantkit.report.predicted import predicted_words
 from quantkit.report.text import count, size
 
@@ -26,7 +26,7 @@ PROGRAM_BYTES = 165_000_000 + 110_000_000
 CHECK_BYTES, TOKEN_BYTES = 32_000_000, 3300
 
 
-@dataclass(frozen=True)
+@record
 class TypeSize:
     """The tensors of one type. `code_bytes` hold codes (or floats), `scale_bytes` scales and offsets."""
 
@@ -41,7 +41,7 @@ class TypeSize:
         return self.nbytes - self.code_bytes
 
 
-@dataclass(frozen=True)
+@record
 class SizeReport:
     """Where the bytes of an artifact are. `types` is ordered by size, largest first.
 
@@ -147,7 +147,7 @@ CACHE_TYPES: dict[str, tuple[int, int]] = {
 BATCH_TOKENS = 512  # that engines read at once: a window keeps so many more (llama.cpp's --ubatch-size)
 
 
-@dataclass(frozen=True)
+@record
 class ServingMemory:
     """Bytes to hold the weights and the keys and values of `slots` texts of `context` tokens; buffers of the engine
     not counted."""
@@ -211,7 +211,7 @@ WALK_BYTES = 1_000_000_000
 LAYER_BYTES = 28  # measured: FP8 layers of 4.2 M weights on two cores peak at 514 MB
 
 
-@dataclass(frozen=True)
+@record
 class Workshop:
     """What making an artifact holds at once: `slabs` of up to `slab_weights` weights, layers of `threads` workers,
     `activation_bytes` of samples between blocks."""

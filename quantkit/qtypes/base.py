@@ -7,7 +7,7 @@ only through its `Grid` (`fit`, round to codes, `pack`), so that one method serv
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from quantkit.discovery import defined, modules, require_known
 from quantkit.errors import UnsupportedError
+from quantkit.records import record
 from quantkit.tensors import F32, U8
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ TOOLS = frozenset({"base", "compiling", "floats", "kept", "target"})
 TABLES = frozenset({"i32", "i64"})  # of tensors that are no weights
 
 
-@dataclass(frozen=True)
+@record
 class Grid:
     """The values that n blocks can represent, already rounded to what the bytes store.
 
@@ -64,7 +65,7 @@ def no_codes(*_: object) -> NoReturn:
     )
 
 
-@dataclass(frozen=True)
+@record
 class QuantType:
     """One storage type.
 

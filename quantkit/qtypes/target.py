@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from quantkit.qtypes.base import Codes, Grid, QuantType
 from quantkit.qtypes.search.units import Units
 from quantkit.qtypes.search.vectors import RUN, Vectors
+from quantkit.records import record
 from quantkit.tensors import F32
 
 
-@dataclass(frozen=True)
+@record
 class Target:
     """What a weight is rounded to.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 from quantkit.errors import UnsupportedError
@@ -17,6 +17,7 @@ from quantkit.plan.carried import carried_names
 from quantkit.quality.made import Held
 from quantkit.quality.made_gguf import tokenizer_keys
 from quantkit.quality.reference import Reference
+from quantkit.records import record
 from quantkit.source import Checkpoint
 
 WEIGHT = ".weight"
@@ -24,7 +25,7 @@ SAMPLED_LAYERS = 24
 REWRITTEN = frozenset({"generation_config.json"})
 
 
-@dataclass(frozen=True)
+@record
 class Against:
     """The source, and what of it an artifact holds.
 

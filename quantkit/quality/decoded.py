@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ from quantkit.metadata import KeyValue
 from quantkit.qtypes import base
 from quantkit.quality.made_gguf import is_fed_back, is_norm, is_refitted
 from quantkit.quality.tensor_errors import decode_gguf, undecodable
+from quantkit.records import record
 from quantkit.source import Checkpoint
 from quantkit.source.backwards import Piece, RestoredTensor, is_undone, pieces_of
 from quantkit.source.base import SourceFile, close_shards, no_side_file, no_side_files, require_unchanged
@@ -43,7 +44,7 @@ class Bytes(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@record
 class Decoded:
     """A tensor of the file, whose rows are `cols` wide, as the graph sees it: multiplied by the `factors` of its
     matrices, if it has some."""
@@ -74,7 +75,7 @@ class Decoded:
         return base.get(tensor.qtype).decode(raw, cols).reshape(stop - start, cols)  # for want of another reader
 
 
-@dataclass(frozen=True)
+@record
 class DecodedCheckpoint:
     """See `quantkit.source.Checkpoint`; tensors that are not in the file, which are left out on purpose, are gone.
     Those whose numbers the file has among its keys are the source's.

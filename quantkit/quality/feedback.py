@@ -7,16 +7,16 @@ are further from the source than rounded ones; what it minimizes is the loss on 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import exp, log
 from typing import Any
 
 from quantkit.methods import encodes, method_names
+from quantkit.records import record
 
 MOST = 1e300
 
 
-@dataclass(frozen=True)
+@record
 class Gain:
     """The loss of `layers` layers relative to that of rounding to nearest: geometric mean, and the largest one."""
 

@@ -6,12 +6,12 @@ Both containers answer the same questions. GGUF files lie in `made_gguf`, checkp
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 from quantkit.metadata import KeyValue
 from quantkit.plan.reading import SLAB_WEIGHTS
+from quantkit.records import record
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32
 
@@ -29,7 +29,7 @@ class Place(NamedTuple):
     nbytes: int
 
 
-@dataclass(frozen=True)
+@record
 class Held:
     """How a weight is held. `type` is that in one word ("q4_k", "int4-g128").
 

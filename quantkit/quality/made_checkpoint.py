@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from math import inf, prod
 from pathlib import Path
@@ -27,6 +26,7 @@ from quantkit.metadata import KeyValue
 from quantkit.quality.made import Held, Place, Span
 from quantkit.quality.tensor_errors import floor_of_bits
 from quantkit.quality.unpacking import knows, unpack
+from quantkit.records import record
 from quantkit.source import Checkpoint
 from quantkit.source.base import StoredTensor
 from quantkit.source.quantized import read_part
@@ -38,7 +38,7 @@ TOGETHER = 1 << 22  # layers that are packed along their outputs are read whole 
 NOT_QUANTIZED = Stored({}, frozenset())
 
 
-@dataclass(frozen=True)
+@record
 class PackageTensors(Mapping[str, PackedTensor]):
     """The tensors of safetensors files by name, read when asked for. `files` gives the number of each one's file."""
 
@@ -103,7 +103,7 @@ def _bits(dtype: str) -> int:
     return int(found[0]) if found else 8  # BOOL
 
 
-@dataclass(frozen=True)
+@record
 class CheckpointMade:
     """A checkpoint. See `quantkit.quality.made.Made`.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from math import log10
 from pathlib import Path
@@ -26,13 +25,14 @@ from quantkit.plan.feedback import METHOD_KEY, REFIT_KEY
 from quantkit.qtypes import base
 from quantkit.quality.made import Held, Place, Span
 from quantkit.quality.tensor_errors import decode_gguf, floor_of_bits, undecodable
+from quantkit.records import record
 from quantkit.tensors import F32
 from quantkit.untrusted import InputFile, open_input
 
 REFIT_FLOOR_DB = -20 * log10(REFIT_REACH) - 0.01  # of a norm all of whose channels went so far, rounded to float32
 
 
-@dataclass(frozen=True)
+@record
 class GGUFMade:
     """The files of a GGUF artifact. See `quantkit.quality.made.Made`."""
 

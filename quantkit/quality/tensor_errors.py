@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from math import inf, isfinite, log10, sqrt
 
@@ -12,12 +11,13 @@ from quantkit.errors import UnsupportedError
 from quantkit.extras import installed_version
 from quantkit.qtypes import base
 from quantkit.qtypes.base import QuantType
+from quantkit.records import record
 from quantkit.tensors import F32, U8
 
 FITS = 4  # of rows and columns in turn; the factors of AWQ and SmoothQuant have settled after two
 
 
-@dataclass(frozen=True)
+@record
 class TensorError:
     """Error of one tensor over `weights` compared weights; energies are sums of squares in float64."""
 

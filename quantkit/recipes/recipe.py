@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Literal
 
 from quantkit.errors import UsageError, did_you_mean, require_choice
@@ -15,6 +15,7 @@ from quantkit.methods import method_names, needs_hessian
 from quantkit.patterns import PatternError, compile_search
 from quantkit.qtypes import base
 from quantkit.recipes.rules import Keep, Never, Rule
+from quantkit.records import record
 from quantkit.untrusted import shown
 
 OnFallback = Literal["report", "error"]
@@ -24,7 +25,7 @@ GGUF = "gguf"
 FLOAT_TYPES = ("bf16", "f16", "f32")
 
 
-@dataclass(frozen=True)
+@record
 class MethodChoice:
     """How values are chosen. None leaves a setting to the method; `alpha` is smoothquant's."""
 
@@ -45,7 +46,7 @@ SWITCHES = {
 """The options of what a mixture with feedback may leave out, by its fields."""
 
 
-@dataclass(frozen=True)
+@record
 class Allotment:
     """Types that were chosen for a budget, tensor by tensor: `types` gives each its type and the reason in words.
 
@@ -58,7 +59,7 @@ class Allotment:
     warnings: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True)
+@record
 class GGUFMixture:
     """What only recipes for GGUF files say.
 
@@ -87,7 +88,7 @@ class GGUFMixture:
     adapter: bool = False
 
 
-@dataclass(frozen=True)
+@record
 class Recipe:
     """A recipe as written, plus the overrides of this run.
 
@@ -168,7 +169,7 @@ class Recipe:
         return tuple(keep for keep in self.keep if keep.matches(name))
 
 
-@dataclass(frozen=True)
+@record
 class Overrides:
     """What the options of a run change in a recipe.
 

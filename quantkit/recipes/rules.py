@@ -6,14 +6,14 @@ Later rules win. They speak of roles, names, layers and facts of the model, neve
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from quantkit.families.roles import Role
 from quantkit.formats.containers.weights import Weights
 from quantkit.patterns import compile_glob, compile_search
+from quantkit.records import record
 
 
-@dataclass(frozen=True)
+@record
 class Facts:
     """What a condition may ask about the model and the run.
 
@@ -28,7 +28,7 @@ class Facts:
     imatrix: bool
 
 
-@dataclass(frozen=True)
+@record
 class When:
     """A condition on the whole model; every field that is set must hold."""
 
@@ -50,7 +50,7 @@ class When:
         )
 
 
-@dataclass(frozen=True)
+@record
 class Layers:
     """A named choice of layers, after llama.cpp's mixtures (llama-quant.cpp, llama_tensor_get_type_impl).
 
@@ -84,7 +84,7 @@ def is_layer_selector(selector: str) -> bool:
     return selector in LAYER_SELECTORS[:-1] or re.fullmatch(r"first:[0-9]{1,6}", selector) is not None
 
 
-@dataclass(frozen=True)
+@record
 class Subject:
     """A tensor as rules see it.
 
@@ -108,7 +108,7 @@ class Subject:
         return self.counted if layers.selector == "counted_eighth" else self.index
 
 
-@dataclass(frozen=True)
+@record
 class Rule:
     """Give `weights` to the tensors that every selector admits, or leave them as they are (None); an empty selector
     admits all.
@@ -142,7 +142,7 @@ class Rule:
         )
 
 
-@dataclass(frozen=True)
+@record
 class Never:
     """Tensors that are never quantized: names by glob, in the models where `when` holds."""
 
@@ -153,7 +153,7 @@ class Never:
         return any(compile_glob(pattern)(name) for pattern in self.names)
 
 
-@dataclass(frozen=True)
+@record
 class Keep:
     """A user's override: tensors in whose name the regular expression `pattern` is found get `qtype`."""
 

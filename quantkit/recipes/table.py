@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import isfinite
 from typing import TypeVar
 
 from quantkit.errors import RecipeError, did_you_mean
+from quantkit.records import record
 from quantkit.untrusted import shown
 
 EXAMPLE = "`quantkit recipes show q4_k_m` prints a recipe to compare with"
@@ -20,7 +20,7 @@ MAX_NUMBER = 1 << 53  # the integers below are floats, too
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@record
 class Table:
     """A table of a recipe file with what error messages need: the file, and the key path that leads here."""
 

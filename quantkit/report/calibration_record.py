@@ -5,10 +5,10 @@ Sealed as `report.sealed` says: only a record that this user made, and nobody ch
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quantkit.records import record
 from quantkit.report.records import CalibrationFields, FileRecord
 from quantkit.report.sealed import (
     MAX_RECORD_BYTES,
@@ -24,7 +24,7 @@ from quantkit.untrusted import parse_json_object, read_bounded
 HINT = "the record is damaged or of another version: calibrate again with --force"
 
 
-@dataclass(frozen=True, kw_only=True)
+@record(kw_only=True)
 class CalibrationRecord(SealedRecord):
     """A record of one file. Its facts: kind, data, coverage, warnings, versions, timings."""
 

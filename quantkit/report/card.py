@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from quantkit.records import record
 from quantkit.report.card_sections import Rollout, gate_lines, lineage_lines, rollout_lines
 from quantkit.report.html.markup import digits
 from quantkit.report.lineage import Ancestor
@@ -30,7 +30,7 @@ WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null", 
 MAX_LIST, MAX_SCALAR = 200, 300
 
 
-@dataclass(frozen=True)
+@record
 class Measured:
     """What was found of a variant: means with standard errors, and on what. Where convert judged gates, `kl` alone."""
 
@@ -58,7 +58,7 @@ class Measured:
         }
 
 
-@dataclass(frozen=True)
+@record
 class Variant:
     """An artifact: `files` are those that a reader downloads for it, `made` says how in sentences, `command` makes it
     again, `run` are commands for what loads it, `gates` are limits that it was judged by, in words, and whether it
@@ -78,7 +78,7 @@ class Variant:
         return sum(file.nbytes for file in self.files)
 
 
-@dataclass(frozen=True)
+@record
 class Base:
     """The model that variants were made from. `license`, `languages`, `tags`, `pipeline`, `datasets` are what its card
     says, `lineage` what lies between it and the variants, and further back. `relation` is the Hub's word for what
@@ -100,7 +100,7 @@ class Base:
     relation: str = "quantized"
 
 
-@dataclass(frozen=True)
+@record
 class Card:
     """All of a card. `library` is what the Hub shows as the library, `kinds` are tags of the container; `rollout` is
     there where it is the card of a release."""

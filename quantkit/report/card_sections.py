@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
+from quantkit.records import record
 from quantkit.report.lineage import Ancestor
 from quantkit.report.markdown import block, code, linked, plain
 
 SIGNED = "quantkit verify . --require-signature PUBLIC-KEY.pem"
 
 
-@dataclass(frozen=True)
+@record
 class Rollout:
     """What a release says to deployers: what goes first, what comes back when it fails, the nearest first, and what all
     are compared with. `sums` and `signature` are names of files, `modelfiles` those for Ollama by the files they are

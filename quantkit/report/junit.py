@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
+
+from quantkit.records import record
 
 NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-@dataclass(frozen=True)
+@record
 class Case:
     """One case of a class. `failure` is why it failed, of this `kind`; `skipped` why it did not run; "" for neither.
     `said` is what it tells. `seconds` is left out where nobody knows."""

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
+
+from quantkit.records import record
 
 RELATIONS = ("adapter", "merge", "quantized", "finetune")  # of the Hub's base_model_relation
 WORDS = {
@@ -24,7 +25,7 @@ WORDS = {
 MAX_NAME = 200
 
 
-@dataclass(frozen=True)
+@record
 class Ancestor:
     """A step back. `relation` is one of the words above, with derived ones that of the Hub; `by` says who says so:
     "manifest", "card", "header" or "name"."""

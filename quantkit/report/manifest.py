@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import msgspec
 
 from quantkit.errors import InputError
 from quantkit.filenames import is_file_name
+from quantkit.records import record
 from quantkit.report.records import FileRecord, ManifestRecord, TensorRecord
 from quantkit.report.sealed import (
     MAX_RECORD_BYTES,
@@ -33,7 +33,7 @@ HINT = "the manifest is damaged or of another version: convert again, or verify 
 CHECKPOINT_MANIFEST = f"model{SUFFIX}"
 
 
-@dataclass(frozen=True, kw_only=True)
+@record(kw_only=True)
 class Manifest(SealedRecord):
     """All fields of a manifest. Its facts: tool, model, size report, checks, warnings, versions, timings."""
 

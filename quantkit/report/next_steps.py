@@ -6,10 +6,10 @@ import json
 import os
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from quantkit.records import record
 from quantkit.report.shell import shell_word
 
 PYTHON = (
@@ -49,7 +49,7 @@ PYTHON_GGUF = (
 )  # takes the packages gguf and accelerate
 
 
-@dataclass(frozen=True)
+@record
 class NextStep:
     """A command for a shell that gives the artifact to a program, ready to paste: POSIX, for awkward names bash."""
 

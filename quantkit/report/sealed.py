@@ -12,7 +12,7 @@ import hmac
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -20,6 +20,7 @@ import msgspec
 
 from quantkit.errors import InputError
 from quantkit.jsontext import canonical_json, dump_json, utf8
+from quantkit.records import record
 from quantkit.report.records import FileRecord
 from quantkit.untrusted import shown
 
@@ -32,7 +33,7 @@ SUFFIX = ".manifest.json"
 KEYS = frozenset({"schema", "identity", "plan_digest", "source", *SEALS})  # what is no fact in any record
 
 
-@dataclass(frozen=True, kw_only=True)
+@record(kw_only=True)
 class SealedRecord(ABC):
     """What every record says. `plan_digest` stands for all but the source that decides the bytes of `artifact`.
 

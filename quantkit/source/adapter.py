@@ -12,12 +12,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from quantkit.errors import InputError, QuantkitError, UnsupportedError, UsageError
+from quantkit.records import record
 from quantkit.source.adapter_config import ADAPTER_CONFIG, AdapterConfig, read_adapter_config
 from quantkit.source.base import SourceFile, StoredTensor, require_decodable
 from quantkit.source.folder import MAX_CONFIG_BYTES, locate, published_sha256
@@ -43,7 +43,7 @@ PARTS = {  # part and last -> field of a Change
 HINT = "the adapter is damaged: fetch it again"
 
 
-@dataclass(frozen=True)
+@record
 class Change:
     """What an adapter does to a module: `a` (rank, in) and `b` (out, rank) make what is added to its weight.
 
@@ -76,7 +76,7 @@ class Change:
         return self.embedding or self.transposed
 
 
-@dataclass(frozen=True)
+@record
 class Adapter:
     """An open adapter. `changes` are those of modules, `saved` whole tensors that stand in place of the base model's,
     both by the name within the model."""

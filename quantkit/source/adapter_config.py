@@ -6,12 +6,13 @@ Keys and meanings are those of `LoraConfig` (peft 0.21).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import isfinite, sqrt
 from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.patterns import PatternError, compile_search
+from quantkit.records import record
 from quantkit.untrusted import shown
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -33,7 +34,7 @@ CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 HINT = "fetch the adapter again, or correct the value"
 
 
-@dataclass(frozen=True)
+@record
 class AdapterConfig:
     """The numbers of an adapter. `ranks` and `alphas` are those of modules by pattern (regular expressions)."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from quantkit.errors import InputError, QuantkitError, UsageError
 from quantkit.events import Sink, ignore
 from quantkit.families.model_card import CARD_FILE
 from quantkit.metadata import KeyValue
+from quantkit.records import record
 from quantkit.source import find_adapter
 from quantkit.source.adapter import Adapter
 from quantkit.source.base import MAX_SIDE_FILE_BYTES, SourceFile, StoredTensor, no_side_files
@@ -22,7 +22,7 @@ from quantkit.tensors import TensorInfo
 from quantkit.untrusted import InputFile, open_input, parse_json_object, read_all, shown
 
 
-@dataclass(frozen=True)
+@record
 class AdapterCheckpoint:
     """An adapter and its base's config.json. See `quantkit.source.Checkpoint`."""
 

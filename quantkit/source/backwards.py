@@ -13,12 +13,13 @@ from quantkit.families.model import ModelTensor, Part, Rows
 from quantkit.families.parts import LEAST_SCALE, Every, Made, Mapped
 from quantkit.families.steps import KINDS, Step, move
 from quantkit.formats.containers.packed import Entry, packed
+from quantkit.records import record
 from quantkit.tensors import F32, U8, TensorInfo, TensorRef
 
 ULPS = 4  # how far around a value its origin is looked for
 
 
-@dataclass(frozen=True)
+@record
 class Piece:
     """Some rows of a source tensor: the part of a target that they became, which begins at its row `first`."""
 
@@ -60,7 +61,7 @@ class _Kept:
     shares: dict[int, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@record
 class RestoredTensor:
     """A source tensor whose rows come from targets: `open_target` opens one by its name. Reading is safe from several
     threads. The bytes of rows are of `info.dtype`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,13 +11,14 @@ import numpy as np
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.metadata import KeyValue
 from quantkit.qtypes import base
+from quantkit.records import record
 from quantkit.tensors import COUNTED_DTYPES, DTYPE_BYTES, F32, FLOAT_DTYPES, MAX_WHOLE, U8, TensorInfo, TensorRef
 from quantkit.untrusted import InputFile, shown
 
 MAX_SIDE_FILE_BYTES = 256 << 20
 
 
-@dataclass(frozen=True)
+@record
 class SourceFile:
     """A file of the checkpoint. `path` is where it lies on this machine, `name` what the manifest calls it.
 
@@ -86,7 +87,7 @@ class Checkpoint(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass(frozen=True)
+@record
 class Over:
     """A checkpoint laid over another one, `base`: all is as there but what a class of it says itself."""
 
@@ -178,7 +179,7 @@ def close_shards(self: InShards) -> None:
         shard.close()
 
 
-@dataclass(frozen=True)
+@record
 class StoredTensor:
     """A tensor in a file: its bytes are `info.nbytes` from `offset`. Reading is safe from several threads."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from quantkit.errors import InputError, UsageError, nearest
 from quantkit.events import Sink, StageFinished, StageStarted, ignore
+from quantkit.records import record
 from quantkit.report.text import size
 from quantkit.source.hub import COMMIT, STAGE, Bar, require_disk
 from quantkit.source.hub_access import Hub, access, answers
@@ -22,7 +22,7 @@ from quantkit.untrusted import listed, shown
 DATASET = "dataset"
 
 
-@dataclass(frozen=True)
+@record
 class DataSet:
     """A data set at one commit. `sizes` are those of its files, by name; None offline, where nobody knows them."""
 

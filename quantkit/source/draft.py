@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from quantkit.errors import UnsupportedError, UsageError
 from quantkit.events import Sink, ignore
 from quantkit.families.drafts import TARGET
 from quantkit.families.towers import text_family
+from quantkit.records import record
 from quantkit.source import open_source
 from quantkit.source.base import Checkpoint, Over, SourceFile
 from quantkit.source.folder import MASK_FILE, FolderCheckpoint
@@ -18,7 +19,7 @@ from quantkit.source.quantized import QuantizedCheckpoint
 from quantkit.untrusted import shown
 
 
-@dataclass(frozen=True)
+@record
 class DraftCheckpoint(Over):
     """A draft, and the model that it drafts for. See `quantkit.source.Checkpoint`.
 

@@ -13,7 +13,6 @@ Everything above sees the evened weights alone, in float32, a slab of rows at a 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
 
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from quantkit.families.model import Model, Rows
 from quantkit.families.sites import Site, sites_of
 from quantkit.machine import core_count, worker_pool
+from quantkit.records import record
 from quantkit.source.base import Checkpoint, Over, as_float32
 from quantkit.tensors import F32, U8, TensorInfo, TensorRef
 
@@ -37,7 +37,7 @@ MOST = 20.0  # octaves
 F64 = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@record
 class Factors:
     """What rows [start, stop) of a tensor are multiplied by: each row by its own factor, each column by its own;
     float64, None for 1. Values of a `centered` norm are distances from 1."""
@@ -83,7 +83,7 @@ class Looked:
             return self._far
 
 
-@dataclass(frozen=True)
+@record
 class EvenedTensor:
     """A tensor of `sites`. What its rows are multiplied by is found when some are first read, by the thread that does
     so. Reading is safe from several threads."""
@@ -117,7 +117,7 @@ class EvenedTensor:
         return self.read(start, stop).view(np.uint8).reshape(stop - start, -1)
 
 
-@dataclass(frozen=True)
+@record
 class EvenedCheckpoint(Over):
     """A checkpoint some of whose columns are evened. See `quantkit.source.Checkpoint`.
 

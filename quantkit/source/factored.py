@@ -7,19 +7,19 @@ files are seen where they are turned back into checkpoints.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from quantkit.errors import InputError
 from quantkit.families.factors import INPUT_SCALE, WEIGHT, factor_of, of_rows
+from quantkit.records import record
 from quantkit.source.base import Checkpoint, Over
 from quantkit.tensors import F32, U8, TensorInfo, TensorRef
 
 FACTORED = "nvfp4"  # the type whose codes have factors
 
 
-@dataclass(frozen=True)
+@record
 class FactoredTensor:
     """A weight times its factors: one number, or one for each matrix of a stack."""
 
@@ -39,7 +39,7 @@ class FactoredTensor:
         return np.ascontiguousarray(self.read(start, stop)).view(np.uint8).reshape(stop - start, -1)
 
 
-@dataclass(frozen=True)
+@record
 class FactoredCheckpoint(Over):
     """The file without its factors, which are in the weights. See `quantkit.source.Checkpoint`.
 

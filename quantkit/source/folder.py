@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +19,7 @@ from quantkit.formats.safetensors import INDEX
 from quantkit.jsontext import dump_json
 from quantkit.metadata import KeyValue
 from quantkit.platforms import user_ids
+from quantkit.records import record
 from quantkit.source.base import MAX_SIDE_FILE_BYTES, SourceFile, StoredTensor, require_decodable
 from quantkit.source.nested import MAX_NESTED_BYTES, is_nested, is_nested_folder, list_nested
 from quantkit.source.shards import CONSOLIDATED, PARAMS, index_of, read_index, read_shards, stem_of, weight_files
@@ -53,7 +54,7 @@ MAX_CONFIG_BYTES = 8 << 20
 MAX_FOLDER_ENTRIES = 100_000
 
 
-@dataclass(frozen=True)
+@record
 class FolderCheckpoint:
     """A checkpoint folder with all files open. See `quantkit.source.Checkpoint`.
 

@@ -8,7 +8,6 @@ others.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from math import prod
 
@@ -18,6 +17,7 @@ from quantkit.formats.containers.base import StoredPart
 from quantkit.formats.containers.packed import Entry, packed
 from quantkit.formats.containers.scaled_floats import matrix_of_stack
 from quantkit.formats.containers.stored import StoredModule
+from quantkit.records import record
 from quantkit.source.base import StoredTensor
 from quantkit.tensors import F32, U8, TensorInfo
 
@@ -25,7 +25,7 @@ SCALES = ("_scale_inv", "_scale")
 BESIDE = ("_activation_scale", "_input_scale")  # of inputs: they are no weights
 
 
-@dataclass(frozen=True)
+@record
 class Stack:
     """One stack: how each of its matrices is stored, and the tensor of its scales."""
 
@@ -54,7 +54,7 @@ def _module(name: str, info: TensorInfo, scale: TensorInfo) -> StoredModule:
     return StoredModule(name, outline.layout, outline, summary, name)
 
 
-@dataclass(frozen=True)
+@record
 class DequantizedStack:
     """A stack that decodes a slab of rows at a time. Reading is safe from several threads and keeps nothing."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +14,7 @@ from quantkit.formats.gguf.file import require_whole_split, shard_paths
 from quantkit.formats.gguf.reader import parse_gguf
 from quantkit.formats.gguf.types import GGUFTensor
 from quantkit.metadata import KeyValue
+from quantkit.records import record
 from quantkit.source.base import (
     SourceFile,
     StoredTensor,
@@ -32,7 +33,7 @@ PLAIN_TYPES = frozenset({"f32", "f16", "bf16", "f64", "i8", "i16", "i32", "i64"}
 NOTHING: Mapping[Path, InputFile] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
+@record
 class GGUFCheckpoint:
     """A GGUF model with all shards open. See `quantkit.source.Checkpoint`."""
 

@@ -6,11 +6,11 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from quantkit.events import Sink, StageFinished, StageStarted
+from quantkit.records import record
 from quantkit.report.text import size
 from quantkit.source.folder import locate
 from quantkit.source.hub import Snapshot, fetch_weights, is_gguf, require_cached, snapshot_of
@@ -23,7 +23,7 @@ STAGE = "headers"
 WORKERS = 16  # small requests at a time: what they wait for is the way
 
 
-@dataclass(frozen=True)
+@record
 class Glance:
     """Where a checkpoint lies, or would lie: its snapshot folder, or a GGUF file in it. `distant` are the files that
     are not there, open, by where they would be."""

@@ -11,7 +11,6 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from huggingface_hub.errors import CachedRepoTreeNotFoundError
 from quantkit.errors import NetworkError, ResourceError, UsageError
 from quantkit.events import Sink, StageFinished, StageStarted, ignore
 from quantkit.formats.gguf.file import SHARD_NAME, shard_name
+from quantkit.records import record
 from quantkit.source.adapter import WEIGHTS as ADAPTER
 from quantkit.source.adapter import holds_adapter
 from quantkit.source.adapter_config import ADAPTER_CONFIG
@@ -50,7 +50,7 @@ GGUF, OF_MODELS = ".gguf", (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 ENCODER = re.compile(r"(^|[/_.-])mmproj[/_.-]", re.IGNORECASE)  # goes with a model, and is none
 
 
-@dataclass(frozen=True)
+@record
 class Snapshot:
     """A repository at one commit, as far as it has been fetched to `folder`. `sizes` is None where unknown."""
 

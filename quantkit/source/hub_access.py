@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from huggingface_hub.errors import (
 
 from quantkit.errors import NetworkError, QuantkitError, ResourceError, UsageError
 from quantkit.events import Sink, Warned
+from quantkit.records import record
 from quantkit.untrusted import shown
 
 TOKEN = re.compile(r"hf_(?:[a-z]+_)?[A-Za-z0-9]{8,}[\w.-]*|(?<=Bearer )\S+|(?<=://)[^/\s@]+(?=@)")
@@ -39,7 +40,7 @@ NO_ADDRESS: type[Exception] = import_module(HTTPError.__module__.partition(".")[
 NO_ANSWER = "nothing that the interface of the Hub has"
 
 
-@dataclass(frozen=True)
+@record
 class Hub:
     """Which Hub, and how. What is None comes from the environment, as huggingface_hub documents:
     HF_ENDPOINT, HF_HUB_CACHE (or HF_HOME), HF_TOKEN (or the stored login). HF_HUB_OFFLINE counts as `offline`.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantkit.jsontext import utf8
+from quantkit.records import record
 from quantkit.report.records import FileRecord
 from quantkit.source import Checkpoint
 from quantkit.source.folder import FolderCheckpoint
@@ -41,7 +41,7 @@ def _adapters(found: Checkpoint) -> Sequence[Adapter]:
     return found.adapters if isinstance(found, MergedCheckpoint) else ()
 
 
-@dataclass(frozen=True)
+@record
 class Origin:
     """A source as records name it, and as it looks now: asked once, however often it is used. `hashing` waits for the
     hashes of its files, by name, where they are in the making."""

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantkit.metadata import KeyValue
+from quantkit.records import record
 from quantkit.source.base import SourceFile
 from quantkit.tensors import F32, U8, TensorInfo
 
 Array = NDArray[np.float32] | NDArray[np.float16]
 
 
-@dataclass(frozen=True)
+@record
 class MemoryTensor:
     """An array as a tensor to read. `values` are float32 or float16; BF16 is float32 whose low halves are zero."""
 
@@ -35,7 +36,7 @@ class MemoryTensor:
         return rows.view(np.uint8).reshape(stop - start, -1)
 
 
-@dataclass(frozen=True)
+@record
 class MemoryCheckpoint:
     """A model in memory. See `quantkit.source.Checkpoint`.
 

@@ -17,6 +17,7 @@ from quantkit.errors import InputError, QuantkitError
 from quantkit.families.layers import trunk_of
 from quantkit.families.towers import text_family
 from quantkit.qtypes.kept import kept
+from quantkit.records import record
 from quantkit.source.adapter import WEIGHTS, Adapter, Change, no_place
 from quantkit.source.base import Checkpoint, Over, SourceFile, StoredTensor, as_float32
 from quantkit.tensors import F32, U8, TensorInfo, TensorRef
@@ -50,7 +51,7 @@ class _Lengths:
     lock: Any = field(default_factory=Lock)
 
 
-@dataclass(frozen=True)
+@record
 class Added:
     """A module's change as rows of the weight see it. `lengths` are kept for turned layers with magnitudes alone."""
 
@@ -102,7 +103,7 @@ def _times(values: F32, factors: F32) -> F32:
     return np.multiply(values, factors, dtype=np.float32)
 
 
-@dataclass(frozen=True)
+@record
 class AddedBias:
     """Numbers that are added to a bias."""
 
@@ -114,7 +115,7 @@ class AddedBias:
         return (values.astype(np.float64) + self.scale * more).astype(np.float32)
 
 
-@dataclass(frozen=True)
+@record
 class Instead:
     """A whole tensor of the adapter, in place of the base model's."""
 
@@ -127,7 +128,7 @@ class Instead:
 Merge = Added | AddedBias | Instead
 
 
-@dataclass(frozen=True)
+@record
 class MergedTensor:
     """A tensor with what adapters change, in their order. Reading is safe from several threads."""
 
@@ -149,7 +150,7 @@ class MergedTensor:
         return np.ascontiguousarray(self.read(start, stop)).view(np.uint8).reshape(stop - start, -1)
 
 
-@dataclass(frozen=True)
+@record
 class MergedCheckpoint(Over):
     """A checkpoint whose weights are merged with adapters. See `quantkit.source.Checkpoint`.
 

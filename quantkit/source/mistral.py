@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.events import Warned
+from quantkit.records import record
 from quantkit.source import mistral_images
 from quantkit.source.base import StoredTensor
 from quantkit.source.shards import PARAMS
@@ -75,7 +75,7 @@ ROTATED = ("attention.wq.weight", "attention.wk.weight")
 OTHER_LAYOUT = "use the same model in the layout of transformers (config.json and model.safetensors)"
 
 
-@dataclass(frozen=True)
+@record
 class PairedTensor(StoredTensor):
     """Queries or keys: row 2j + i of a head, as stored, is row i * head/2 + j of the tensor that is read.
 

@@ -8,7 +8,6 @@ are hidden.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -23,6 +22,7 @@ from quantkit.formats.containers.packed import Entry, PackedTensor, packed
 from quantkit.formats.containers.stored import StoredModule, stored_modules
 from quantkit.jsontext import dump_json
 from quantkit.metadata import KeyValue
+from quantkit.records import record
 from quantkit.source.base import SourceFile, StoredTensor
 from quantkit.source.folder import CONFIG, FolderCheckpoint
 from quantkit.source.fp8_stacks import DequantizedStack, Stack, stacks_of
@@ -37,7 +37,7 @@ INPUT_FACTORS = ("input_scale", "input_global_scale")
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
-@dataclass(frozen=True)
+@record
 class DequantizedTensor:
     """The weight of a module that is stored quantized. Reading is safe from several threads and keeps nothing."""
 
@@ -126,7 +126,7 @@ def read_part(tensor: StoredTensor, part: StoredPart, first: int, last: int) -> 
     return out.reshape(-1)
 
 
-@dataclass(frozen=True)
+@record
 class QuantizedCheckpoint:
     """A checkpoint folder whose quantized modules read as plain weights. See `quantkit.source.Checkpoint`.
 

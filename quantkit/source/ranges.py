@@ -24,6 +24,7 @@ from huggingface_hub.utils import build_hf_headers
 
 from quantkit.errors import NetworkError
 from quantkit.events import Sink, Warned
+from quantkit.records import record
 from quantkit.source.hub_access import NO_ADDRESS, Hub, clean, explain_status
 from quantkit.tensors import U8
 from quantkit.untrusted import InputFile, shown
@@ -40,7 +41,7 @@ PORTS = {"http": 80, "https": 443}
 Transport: type[Exception] = import_module(HTTPError.__module__.partition(".")[0]).TransportError
 
 
-@dataclass(frozen=True)
+@record
 class Place:
     """A file of a repository at a commit, of a size that the list of files tells."""
 

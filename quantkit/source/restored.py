@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +29,7 @@ from quantkit.families.rows import Family
 from quantkit.jsontext import dump_json
 from quantkit.metadata import KeyValue
 from quantkit.qtypes import base as qtypes
+from quantkit.records import record
 from quantkit.source.backwards import Piece, RestoredTensor, pieces_of, uncovered
 from quantkit.source.base import Checkpoint, SourceFile
 from quantkit.source.factored import factored
@@ -51,7 +52,7 @@ JUDGES, ALIKE = "cls.output.weight", 0.9  # rows of one token, however rounded; 
 AGAIN = "start from the checkpoint that the file was made of"
 
 
-@dataclass(frozen=True)
+@record
 class RestoredCheckpoint:
     """See `quantkit.source.Checkpoint`. `source` is the file, `files_made` are side files with what they say."""
 

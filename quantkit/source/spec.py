@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from quantkit.errors import UsageError
+from quantkit.records import record
 from quantkit.untrusted import shown
 
 PREFIX = "hf://"
@@ -29,7 +29,7 @@ NO_MODELS = ("datasets", "spaces", "collections", "docs", "papers", "blog", "set
 HINT = "write hf://org/name, hf://org/name@revision, or hf://org/name@revision:FILE.gguf"
 
 
-@dataclass(frozen=True)
+@record
 class HubModel:
     """A model of the Hub: a checkpoint, or with `file` the GGUF file of this name in a repository of such files."""
 

@@ -26,11 +26,11 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from quantkit.errors import BusyError, NotWritableError
 from quantkit.platforms import MOVES_OPEN_FILES, is_administrator, is_mine, node_name, preadv
+from quantkit.records import record
 from quantkit.storage.disk import Disk, File, Ops, anchored, is_at, is_own, look, mkdir, rename, rmdir
 from quantkit.storage.elsewhere import LockAlone
 from quantkit.storage.failures import explained, shown
@@ -47,7 +47,7 @@ ATTEMPTS = 100
 HOLDER_BYTES = 300
 
 
-@dataclass(frozen=True)
+@record
 class JobFolder:
     """A job folder that is open and locked, and in which this process has its turn."""
 

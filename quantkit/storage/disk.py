@@ -14,11 +14,11 @@ import stat
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar, TypeVarTuple
 
 from quantkit.platforms import DIRECTORY, FOLDERS_OPEN, NO_WAIT, NOFOLLOW, RENAME_REFUSES, SAFE, open_unlinked, preadv
+from quantkit.records import record
 from quantkit.storage.elsewhere import fcntl, lock_byte, pwrite
 
 Args = TypeVarTuple("Args")
@@ -41,7 +41,7 @@ def direct(call: Callable[[*Args], Result], *args: *Args) -> Result:
     return call(*args)
 
 
-@dataclass(frozen=True)
+@record
 class File:
     """An open file descriptor and the path it was opened at, for messages.
 
@@ -182,7 +182,7 @@ def is_own(file: File) -> bool:
     return stat.S_ISREG(facts.st_mode) and facts.st_nlink <= 1
 
 
-@dataclass(frozen=True)
+@record
 class Disk:
     """File operations made of system calls; each raises OSError that carries the path.
 

@@ -21,7 +21,9 @@ import json
 import re
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from quantkit.records import record
 
 VERSION = 1
 MAX_BYTES = 96 << 20  # 200,000 tensors need about 60 MB; what is cut off costs work only
@@ -30,7 +32,7 @@ SEAL_DIGITS = 32  # 128 bits
 _CRC = re.compile(rb'\{"crc32":"([0-9a-f]{8})",')
 
 
-@dataclass(frozen=True)
+@record
 class PartFile:
     """One file under construction: its final name (no folder) and exact size."""
 
@@ -38,7 +40,7 @@ class PartFile:
     nbytes: int
 
 
-@dataclass(frozen=True)
+@record
 class Record:
     """One finished tensor: bytes [offset, offset + nbytes) of file number `file`, and their SHA-256 (hex).
 
@@ -53,7 +55,7 @@ class Record:
     extra: Mapping[str, float | int | str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@record
 class Move:
     """File number `file`, with this SHA-256, was about to be renamed to `target` (relative to the job's parent)."""
 
@@ -62,14 +64,14 @@ class Move:
     sha256: str
 
 
-@dataclass(frozen=True)
+@record
 class Retirement:
     """These files beside the job, all of an older artifact, were about to be removed to make room."""
 
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@record
 class History:
     """What a journal claims: the last record of each tensor, the last move of each file, what was to be removed."""
 

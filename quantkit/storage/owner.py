@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import os
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from quantkit.platforms import may_run
+from quantkit.records import record
 
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 SPACE = Path("/proc/self/ns/pid")
@@ -24,7 +25,7 @@ NO_NAMES = ("", "localhost")  # hosts that several machines are called
 TEXT = 200  # characters of a name that are kept
 
 
-@dataclass(frozen=True)
+@record
 class Owner:
     """A process. `boot`, `space` and `started` are empty on systems that do not say them."""
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
+from quantkit.records import record
 from quantkit.storage.disk import File
 
 
-@dataclass(frozen=True)
+@record
 class PublishedFile:
     """A file at its final name."""
 
@@ -17,7 +17,7 @@ class PublishedFile:
     sha256: str
 
 
-@dataclass(frozen=True)
+@record
 class Part:
     """An open file of the job.
 

@@ -8,12 +8,13 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantkit.errors import ResourceError
 from quantkit.platforms import FOLDERS_OPEN, TEMPORARY
+from quantkit.records import record
 from quantkit.storage.disk import UNSUPPORTED, Disk, File, Ops
 from quantkit.storage.failures import explained, shown
 from quantkit.storage.faults import from_environment
@@ -30,7 +31,7 @@ CHUNK_BYTES, ALIGNED = 16 << 20, 64  # small arrays share a file, each at a mult
 NAMELESS_UNKNOWN = UNSUPPORTED | {errno.EISDIR, errno.ENOENT}  # open(2): what a kernel without O_TMPFILE says
 
 
-@dataclass(frozen=True)
+@record
 class Scratch:
     """Where large arrays go: memory for those of at most `memory_bytes`, files in `folder` for others.
 

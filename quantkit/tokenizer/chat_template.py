@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from quantkit.filenames import ADDITIONAL, MAX_TEMPLATES
 from quantkit.metadata import KeyValue
+from quantkit.records import record
 from quantkit.tokenizer.files import TOKENIZER_CONFIG, Json, ReadFile, bad, read_object, read_text
 from quantkit.untrusted import shown
 
@@ -32,7 +32,7 @@ SUSPICIOUS = (
 )
 
 
-@dataclass(frozen=True)
+@record
 class ChatTemplates:
     """`default` is the template, None where there is none; `named` are further ones by name, in their order."""
 

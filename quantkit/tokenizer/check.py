@@ -11,10 +11,10 @@ it is read.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from quantkit.metadata import KeyValue
+from quantkit.records import record
 from quantkit.tokenizer.facts import framing_problems, id_notes, id_problems, template_problems, token_problems
 from quantkit.tokenizer.files import ReadFile
 from quantkit.tokenizer.own import SourceTokenizer, open_source_tokenizer
@@ -25,7 +25,7 @@ from quantkit.untrusted import shown
 __all__ = ["Comparison", "check_tokenizer", "comparable", "comparable_probes", "rebuild"]
 
 
-@dataclass(frozen=True)
+@record
 class Comparison:
     """`passed` of `total` probes got the same ids, and `words_passed` of `words` of the vocabulary. `difference` shows
     the first that did not, "" if there is none. `problems` are entries that are not the source's; `notes` are worth

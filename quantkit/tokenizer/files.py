@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
+from quantkit.records import record
 from quantkit.untrusted import parse_json_object, shown
 
 ReadFile = Callable[[str], bytes | None]
@@ -37,7 +38,7 @@ MAX_TOKEN_CHARACTERS = 1 << 16
 HINT = "fetch the tokenizer files again, or save the tokenizer again with transformers"
 
 
-@dataclass(frozen=True)
+@record
 class AddedToken:
     """A token that is matched in the text before anything is split. The flags are those of `tokenizers.AddedToken`."""
 
@@ -50,7 +51,7 @@ class AddedToken:
     single_word: bool = False
 
 
-@dataclass(frozen=True)
+@record
 class BpeTokenizer:
     """A tokenizer.json whose model is BPE.
 
@@ -79,7 +80,7 @@ class BpeTokenizer:
         return tuple(f"{left.replace(' ', 'Ġ')} {right.replace(' ', 'Ġ')}" for left, right in self.merges)
 
 
-@dataclass(frozen=True)
+@record
 class TokenizerFiles:
     """What a checkpoint says of its tokenizer, but for the vocabulary itself.
 

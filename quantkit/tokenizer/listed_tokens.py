@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from quantkit.records import record
 from quantkit.tokenizer.files import (
     ADDED_TOKENS,
     TOKENIZER_CONFIG,
@@ -30,7 +31,7 @@ OTHER_MODEL = 0.1  # the part of ordinary pieces with other ids from which on tw
 MakeToken = Callable[[AddedToken], Token]
 
 
-@dataclass(frozen=True)
+@record
 class Listing:
     """The tokens of one file, and what each becomes."""
 

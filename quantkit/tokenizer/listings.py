@@ -7,10 +7,10 @@ overlooked twice.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from quantkit.errors import InputError
+from quantkit.records import record
 from quantkit.tokenizer.files import ADDED_TOKENS, TOKENIZER_CONFIG, TOKENIZER_JSON, ReadFile, is_index, read_object
 
 SPECIAL_MAP = "special_tokens_map.json"
@@ -19,7 +19,7 @@ LISTS = ("additional_special_tokens", "extra_special_tokens")
 LIMIT = 1 << 22
 
 
-@dataclass(frozen=True)
+@record
 class Listed:
     """A token as one file lists it. `index` and `special` are None where the file does not say."""
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from quantkit.errors import InputError
 from quantkit.families.known import vocabulary_size
+from quantkit.records import record
 from quantkit.tokenizer.files import (
     TOKENIZER_CONFIG,
     TOKENIZER_JSON,
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
 SAMPLE, SAMPLE_ID = "a", (1 << 32) - 1  # any text; shows what the post-processor puts before and after it
 
 
-@dataclass(frozen=True)
+@record
 class SourceTokenizer:
     """A source's tokenizer, loaded by the library of its format.
 

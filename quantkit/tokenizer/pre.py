@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from quantkit.errors import UnsupportedError, require_choice
+from quantkit.records import record
 from quantkit.tokenizer.files import TOKENIZER_JSON, BpeTokenizer, Json, bad
 from quantkit.tokenizer.libraries import load_tokenizer_json
 from quantkit.tokenizer.native import no_panic
@@ -36,7 +36,7 @@ PREFIX_SPACE: Step = ("prefix-space",)
 ENCODED: Step = ("bytes",)
 
 
-@dataclass(frozen=True)
+@record
 class PreMatch:
     """The name found, and how: "option", "pattern" or "hash"."""
 

@@ -8,7 +8,7 @@ the names stem from, as src/llama-vocab.cpp quotes them, and of BLOOM and DeepSe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from quantkit.records import record
 
 CONTRACTIONS = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
 ANY_CASE = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -60,7 +60,7 @@ BAILING = (r"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|" + rf"{WORD}|\p{{N}}| ?
            r"|\s*[\r\n]|\s+(?!\S)|\s+",)  # fmt: skip
 
 
-@dataclass(frozen=True)
+@record
 class PreTokenizer:
     """What llama.cpp does under one name.
 
@@ -159,7 +159,7 @@ def _split(*patterns: str) -> tuple[Step, ...]:
     return tuple(("split", pattern) for pattern in patterns)
 
 
-@dataclass(frozen=True)
+@record
 class Recognized:
     """A pre-tokenizer section, step by step (see pretokenizers.split_steps), and the name that splits alike.
 

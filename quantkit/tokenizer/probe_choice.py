@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from quantkit.records import record
 from quantkit.tokenizer.bpe import byte_alphabet
 from quantkit.tokenizer.files import TOKENIZER_JSON
 from quantkit.tokenizer.gemma4 import GEMMA4
@@ -33,7 +33,7 @@ MAX_NAMED = 3
 LeftOut = tuple[tuple[str, int], ...]
 
 
-@dataclass(frozen=True)
+@record
 class Chosen:
     """Probes to compare, the fixed texts and then words; for every reason to leave some out, how many."""
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.known import said_or_default, vocabulary_size
 from quantkit.families.rows import TokenizerRules
 from quantkit.metadata import KeyValue
+from quantkit.records import record
 from quantkit.tokenizer.bpe import added_tokens, byte_level_vocabulary, check_byte_level, is_byte_level_class
 from quantkit.tokenizer.chat_template import find_chat_templates
 from quantkit.tokenizer.family_tokens import suppressed, tokens_of_family, with_control
@@ -73,7 +74,7 @@ NO_WORLD_TEMPLATE = (
 )
 
 
-@dataclass(frozen=True)
+@record
 class Tokenizer:
     """A tokenizer ready to be written.
 
@@ -96,7 +97,7 @@ class Tokenizer:
     warnings: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True)
+@record
 class _Source:
     """The files of one checkpoint. `raw` is tokenizer.json parsed, `data` its bytes, `file` its name; `model` is
     a tokenizer.model."""
@@ -108,7 +109,7 @@ class _Source:
     file: str = TOKENIZER_JSON
 
 
-@dataclass(frozen=True)
+@record
 class _Read:
     """A vocabulary, how its pre-tokenizer was found, and what else decides how text is split (for the hash)."""
 
@@ -200,7 +201,7 @@ def _read(source: _Source, rules: TokenizerRules, pre: str | None) -> _Read:
     if kind in ("WordPiece", "Unigram"):
         return _read_pieces(source, source.raw, source.data, kind, rules, pre)
     tokenizer = parse_tokenizer_json(source.raw)
-    split = {
+    split: dict[str, Any] = {
         "normalizer": tokenizer.normalizer,
         "pre_tokenizer": tokenizer.pre_tokenizer,
         "ignore_merges": tokenizer.ignore_merges,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.metadata import KeyValue
+from quantkit.records import record
 from quantkit.tokenizer.files import is_index
 from quantkit.tokenizer.gemma4 import GEMMA4, rebuild_gemma4
 from quantkit.tokenizer.libraries import (
@@ -42,7 +42,7 @@ WRITTEN = f"quantkit writes the vocabularies {', '.join(DEFAULT_IDS)}"
 KEEP_SPACES = frozenset({"<unk>", "<s>", "<|endoftext|>"})
 
 
-@dataclass(frozen=True)
+@record
 class Artifact:
     """What a file says of its tokenizer: `values` by key below tokenizer.ggml (or tokenizer), `kinds` of `tokens`;
     `first` and `last` are the ids that llama.cpp puts around a text; `name` is general.name."""

@@ -17,9 +17,10 @@ import math
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from quantkit.errors import InputError
+from quantkit.records import record
 from quantkit.tokenizer.files import MAX_TOKEN_CHARACTERS, MAX_TOKENS, TOKENIZER_MODEL
 from quantkit.tokenizer.vocabulary import TokenType
 from quantkit.untrusted import shown
@@ -40,7 +41,7 @@ TEXT, SCORE, FLOAT = b"\x0a", b"\x15", struct.Struct("<f")
 PIECE_TYPE = {b"": TokenType.NORMAL, **{bytes([0x18, number]): kind for number, kind in PIECE_TYPES.items()}}
 
 
-@dataclass(frozen=True)
+@record
 class Piece:
     """One vocabulary entry; spaces in `text` are U+2581."""
 
@@ -49,7 +50,7 @@ class Piece:
     kind: TokenType
 
 
-@dataclass(frozen=True)
+@record
 class SentencePieceModel:
     """What a tokenizer.model says. `charsmap` holds the rules of a normalizer other than identity."""
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from quantkit.records import record
 from quantkit.tokenizer.files import MAX_VALUES, TOKENIZER_JSON, TokenizerFiles, read_bytes, unique_keys
 from quantkit.untrusted import parse_json_object
 
 
-@dataclass(frozen=True)
+@record
 class TokenizerJson:
     """A tokenizer.json as bytes and parsed, the file it comes from, and the files with what this one says besides."""
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from quantkit.metadata import KeyValue
+from quantkit.records import record
 from quantkit.tokenizer.files import MAX_TOKENS, TOKENIZER_JSON, Json, bad, is_index, token_text
 
 KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
@@ -30,7 +31,7 @@ BY_TEXT = frozenset({"bos", "eos", "sep", "pad", "cls", "mask", "eot", "eom"})  
 ADD_KEYS = {"bos": "add_bos_token", "eos": "add_eos_token", "sep": "add_sep_token"}
 
 
-@dataclass(frozen=True)
+@record
 class SpecialTokens:
     """Ids by kind, and by kind whether the tokenizer adds that token; a kind of which nothing is said is missing."""
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from quantkit.errors import UnsupportedError
+from quantkit.records import record
 from quantkit.tokenizer.bpe import added_tokens, rows_for
 from quantkit.tokenizer.files import TOKENIZER_JSON, TOKENIZER_MODEL, BpeTokenizer, Json, TokenizerFiles, bad
 from quantkit.tokenizer.listed_tokens import place_listed
@@ -151,7 +151,7 @@ def _merge_warnings(tokenizer: BpeTokenizer, unmade: int) -> Iterable[tuple[str,
         yield "tokenizer-merges", message
 
 
-@dataclass(frozen=True)
+@record
 class Spaces:
     """What the normalizer and pre-tokenizer of a SentencePiece-style tokenizer.json do with spaces.
 

@@ -15,9 +15,10 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from quantkit.records import record
 from quantkit.tokenizer.bpe import byte_alphabet
 from quantkit.tokenizer.files import (
     MAX_TOKENS,
@@ -44,7 +45,7 @@ EXTRAS = 205  # <|extra_0|> and so on
 KIMI_RESERVED = 256
 
 
-@dataclass(frozen=True)
+@record
 class Kind:
     """What a model's code says of its file: how text is split, whether it is normalized, and the special tokens from
     the last rank on; `settings` are what tokenizer_config.json may leave out, `forced` what holds whatever it says,

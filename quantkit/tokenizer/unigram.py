@@ -11,11 +11,11 @@ import binascii
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from quantkit.errors import UnsupportedError
 from quantkit.metadata import KeyValue
+from quantkit.records import record
 from quantkit.tokenizer.bpe import added_tokens, rows_for
 from quantkit.tokenizer.files import (
     MAX_TOKENS,
@@ -50,7 +50,7 @@ HARMLESS = frozenset({"Replace", "Strip", "Precompiled"})  # steps whose effect 
 MAX_CHARSMAP = 1 << 24  # bytes; that of sentencepiece's nmt_nfkc has 240,000
 
 
-@dataclass(frozen=True)
+@record
 class UnigramTokenizer:
     """A tokenizer.json whose model is Unigram. `scores` are those of the ids from 0 on; `charsmap` is sentencepiece's
     compiled map of characters, empty where there is none."""
@@ -154,7 +154,7 @@ def charsmap_key(charsmap: bytes) -> tuple[KeyValue, ...]:
     return (KeyValue("tokenizer.ggml.precompiled_charsmap", "u8", tuple(charsmap), array=True),)
 
 
-@dataclass(frozen=True)
+@record
 class Spaces:
     """`prefix`: a space is put before text; `merged`: several spaces are one, and none is kept at the ends."""
 

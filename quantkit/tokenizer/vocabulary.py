@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 
 from quantkit.errors import InputError
 from quantkit.metadata import KeyValue
+from quantkit.records import record
 from quantkit.untrusted import shown
 
 SPACE = "▁"  # SentencePiece writes spaces as U+2581
@@ -28,7 +28,7 @@ class TokenType(IntEnum):
     BYTE = 6
 
 
-@dataclass(frozen=True)
+@record
 class Token:
     """One vocabulary entry. `score` decides the order of merges in vocabularies that have no merges."""
 
@@ -37,7 +37,7 @@ class Token:
     score: float = 0.0
 
 
-@dataclass(frozen=True)
+@record
 class Vocabulary:
     """The split of text into tokens, as llama.cpp gets it.
 

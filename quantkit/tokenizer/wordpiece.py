@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from quantkit.errors import UnsupportedError
 from quantkit.metadata import KeyValue
+from quantkit.records import record
 from quantkit.tokenizer.bpe import added_tokens, rows_for
 from quantkit.tokenizer.files import (
     TOKENIZER_JSON,
@@ -36,7 +36,7 @@ DEFAULT_PRE = "default"  # llama.cpp reads no name for this kind of vocabulary; 
 CUTS_WORDS = ("BertPreTokenizer",)
 
 
-@dataclass(frozen=True)
+@record
 class WordPieces:
     """A tokenizer.json whose model is WordPiece. `unk` is the text of the unknown token, `longest` the characters of
     the longest word that is split at all."""

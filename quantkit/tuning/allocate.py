@@ -9,18 +9,19 @@ as not too many are left, which the bound sees to; where there are, the most pro
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+
+from quantkit.records import record
 
 MOST_STATES = 1 << 15
 ROUNDED = 1 + 1e-12  # sums of losses depend on their order in the last bits
 F64 = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@record
 class Option:
     """A type for a tensor: the bytes that it takes and what it costs."""
 
@@ -68,7 +69,7 @@ def _solved(fronts: Fronts, pairs: Sequence[tuple[float, float]], limit: float) 
     return {name: fronts[name][k] for name, k in zip(fronts, numbers, strict=True)}
 
 
-@dataclass(frozen=True)
+@record
 class _Item:
     """A tensor's undominated options by rising weight: weights, values, and the numbers that the caller knows."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -12,6 +12,7 @@ from quantkit.formats.gguf.types import ALIGNMENT_KEY, DEFAULT_ALIGNMENT, padded
 from quantkit.plan.base import Plan, Unit
 from quantkit.qtypes import base
 from quantkit.recipes.recipe import Allotment
+from quantkit.records import record
 from quantkit.tuning.allocate import Chosen, Fronts, Option, allocate, cheapest, least_bytes, total_bytes, total_loss
 from quantkit.tuning.candidates import LEAST_HEAD_BITS, candidates, is_head, nbytes_of
 from quantkit.tuning.record import Sensitivity
@@ -22,7 +23,7 @@ ATTEMPTS = 8  # to come below the target where the number of files depends on th
 SHOWN = 3  # names in a warning
 
 
-@dataclass(frozen=True)
+@record
 class Spent:
     """What a target was spent on. `chosen` are the types of the tensors that were free, `preset` those of the recipe.
 

@@ -21,6 +21,7 @@ from quantkit.families.names import expert_of
 from quantkit.filling.tables import embedding_damping
 from quantkit.methods.base import Layer
 from quantkit.plan.base import Unit
+from quantkit.records import record
 from quantkit.tensors import F32
 from quantkit.tuning.middle import Mask, middle, standard_error
 from quantkit.tuning.probes import (
@@ -51,7 +52,7 @@ class Table:
     errors: F32 | None = None
 
 
-@dataclass(frozen=True)
+@record
 class Rounded:
     """What there is to judge: types by tensor, the plan's own `words` among them, probes by block, head and embedding,
     which are the same table where they are one matrix."""
@@ -64,7 +65,7 @@ class Rounded:
     probes: dict[int, list[Probe]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@record
 class Judged:
     """Nats per token by tensor and type. `error` is the standard error, over parts of the text, of the sum that the
     plan's own types cost; None for text of one part. `perplexity` is how well the model itself reads the windows
@@ -265,7 +266,7 @@ class Judging:
         return np.stack(pool.map(of_sample, range(*samples.indices(len(self._text.tokens)))))
 
 
-@dataclass(frozen=True)
+@record
 class _Found:
     """What errors of a unit's weight do to each window, (windows, ...), and how that becomes nats for each of so many
     tokens, by type."""

@@ -31,6 +31,7 @@ from quantkit.filling.rounding import importance_of, mean_hessian, seen_hessian
 from quantkit.filling.shares import Share, shares_of
 from quantkit.methods.base import Layer
 from quantkit.plan.base import Plan, Unit
+from quantkit.records import record
 from quantkit.tuning.candidates import is_head
 from quantkit.tuning.judging import Judged, Judging, Rounded, Table
 from quantkit.tuning.probes import (
@@ -51,7 +52,7 @@ STAGE = "sensitivity"
 BACK = 0.5  # of the time that the first walk takes, the ways there and back do: about, for a bar
 
 
-@dataclass(frozen=True)
+@record
 class Task:
     """What to measure: the units of a plan, the types of each by name, text to learn from and text to judge by,
     windows of the shipped text to widen what is learned from by, and text of other kinds to judge by as well."""

@@ -13,7 +13,7 @@ gradient times the squared norm of its weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from quantkit.methods import base
 from quantkit.methods.base import Layer
 from quantkit.methods.settings import Run, in_turn
 from quantkit.recipes.recipe import MethodChoice
+from quantkit.records import record
 from quantkit.tensors import F32
 
 Rows = NDArray[np.int64]
@@ -39,7 +40,7 @@ TAIL = 0.25  # of the chances of rows of the vocabulary goes to all alike: those
 SEED = 0x5EED
 
 
-@dataclass(frozen=True)
+@record
 class Known:
     """What is known of what a weight reads: a Hessian, float32 (cols, cols), and mean squares, float32 (cols,)."""
 
@@ -47,7 +48,7 @@ class Known:
     importance: F32 | None
 
 
-@dataclass(frozen=True)
+@record
 class Rounder:
     """How a recipe chooses values: its method where that has inputs, else the encoders of the types."""
 
@@ -98,7 +99,7 @@ def sampled(rows: int, count: int) -> Rows:
     return np.sort(np.random.default_rng(SEED).permutation(rows)[:count])
 
 
-@dataclass(frozen=True)
+@record
 class Probe:
     """Rows `rows` of a share of a linear and their errors by type, (types, rows, cols) in scratch space.
 
@@ -141,7 +142,7 @@ class Probe:
         return cost
 
 
-@dataclass(frozen=True)
+@record
 class TableRows:
     """Rows of a matrix over the vocabulary, ascending, and the probability with which each was chosen."""
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from math import isfinite
 from typing import Literal
 
 from quantkit.errors import UsageError
+from quantkit.records import record
 from quantkit.units import parse_size
 
 Kind = Literal["size", "bpw", "kld"]
 LEAST_BYTES = 1000  # "4.5" is four bytes, where gigabytes were meant
 
 
-@dataclass(frozen=True)
+@record
 class Target:
     """`option` is how it was asked for, with the `text` behind it: ("--target-size", "4.5GB"). `value` is in bytes, in
     bits of the whole file for each weight, or in nats per token, as its kind says."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 
 from quantkit.batch.task import Task
 from quantkit.discovery import modules
 from quantkit.errors import UsageError
+from quantkit.records import record
 from quantkit.untrusted import shown
 from quantkit.version import __version__
 
@@ -23,7 +23,7 @@ NEED_TEXT = ("--calib", "--gate", "--target-size", "--target-bpw", "--max-kld", 
 PLAIN = re.compile(r"[\w./@+,= -]+", re.ASCII)
 
 
-@dataclass(frozen=True)
+@record
 class Job:
     """What is to be emitted. `matrix` and `out` are paths as those who run it see them; `image` is that of a container,
     `claim` names the volume that all of its instances share. None: as the kind thinks best."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -25,6 +25,7 @@ from quantkit.calibration.text.samples import DataRecord
 from quantkit.errors import InputError
 from quantkit.families.model import Rows
 from quantkit.formats.safetensors.reader import SafetensorsEntry, SafetensorsFile, parse_safetensors
+from quantkit.records import record
 from quantkit.untrusted import InputFile, open_input, parse_json_object, shown, unique_pairs
 
 FORMAT = "quantkit-statistics 2"
@@ -33,7 +34,7 @@ MAX_VALUES = 1 << 24  # JSON values of the metadata: window numbers, sites, line
 NUMPY: dict[str, np.dtype[Any]] = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4")}
 
 
-@dataclass(frozen=True)
+@record
 class Encoded:
     """A file to be written: its exact size, and its bytes in pieces."""
 
@@ -41,7 +42,7 @@ class Encoded:
     pieces: Iterator[bytes]
 
 
-@dataclass(frozen=True)
+@record
 class _Stored:
     """A tensor of the file to be written; `read` gives its bytes when their turn comes."""
 
@@ -152,7 +153,7 @@ def _part_facts(part: Part, gram: bool) -> dict[str, Any]:
     return {"plan": part.plan, "start": part.start, "stop": part.stop, "tokens": part.sums.tokens, "gram": gram}
 
 
-@dataclass(frozen=True)
+@record
 class StatisticsFile:
     """An open file whose header has been read and checked; sums are read when asked for."""
 

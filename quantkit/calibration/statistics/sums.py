@@ -11,7 +11,7 @@ what `total` would do first, so one run over all samples equals merged runs over
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial, reduce
 from itertools import groupby
 from operator import add, itemgetter
@@ -23,6 +23,7 @@ from quantkit.calibration.text.samples import DataRecord
 from quantkit.calibration.walk.threads import Workers
 from quantkit.errors import InputError, did_you_mean
 from quantkit.families.model import Rows
+from quantkit.records import record
 
 SPAN = 64  # samples; a power of two, so that chunks divide it
 CACHED = 64  # tokens summed at once by a core, so that they stay in its cache: less than half the time
@@ -30,7 +31,7 @@ BAND = 256  # rows of a Gram matrix computed at once
 CORNER = 64  # of these, where they meet the diagonal: larger ones compute more of what is noise, smaller ones are slow
 
 
-@dataclass(frozen=True)
+@record
 class Gram:
     """X^T X of inputs X (tokens, cols), each token times the root of how often it counts.
 
@@ -57,7 +58,7 @@ class Gram:
         return torch.cat([band[:, : band.shape[0]].diagonal() for band in self.bands])
 
 
-@dataclass(frozen=True)
+@record
 class Sums:
     """Sums over the tokens that a site saw: float64 (cols,) of squares and magnitudes, float32 (cols,) largest
     magnitude, and the Gram matrix where it was asked for, in which tokens of some sites count more than once
@@ -138,7 +139,7 @@ class Accumulator:
                 band[:, height:].addmm_(own[:, :height].T, own[:, height:])
 
 
-@dataclass(frozen=True)
+@record
 class Chunk:
     """What sites read in one run, (tokens, cols) each; `weighed` has other rows for the Gram matrices of some."""
 
@@ -170,7 +171,7 @@ def adding(into: Mapping[str, Accumulator], chunks: Sequence[Chunk]) -> list[Cal
     return [*(partial(products, *task) for task in bands), *(partial(moments, site) for site in into)]
 
 
-@dataclass(frozen=True)
+@record
 class Part:
     """The sums of samples [start, stop) of a plan; `plan` is the digest of its DataRecord."""
 
@@ -180,7 +181,7 @@ class Part:
     sums: Sums
 
 
-@dataclass(frozen=True)
+@record
 class Site:
     """Linears that read the same tensor; `name` is the first of them."""
 
@@ -189,7 +190,7 @@ class Site:
     cols: int
 
 
-@dataclass(frozen=True)
+@record
 class Linear:
     """A matrix of the model: its name in memory ("model.layers.0.mlp.up_proj.weight") and its source rows."""
 
@@ -199,7 +200,7 @@ class Linear:
     cols: int
 
 
-@dataclass(frozen=True)
+@record
 class Statistics:
     """Sums for the sites of a model, and where they come from; never the text.
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from quantkit.errors import UsageError, require_choice
+from quantkit.records import record
 
 # 128 windows of 512 tokens: the window that llama-imatrix cuts by default, so the same file gives both the same
 # tokens, and twice the tokens that MIN_TOKENS asks for. Time and activations grow with the product; longer
@@ -15,7 +14,7 @@ ACTIVATIONS = ("auto", "memory", "disk")
 STATISTICS = ".safetensors"  # the suffix of a file of them
 
 
-@dataclass(frozen=True)
+@record
 class CalibrationSpec:
     """The options of a calibration. `data` are files, "hf://" data sets or "default" (the shipped text), in order.
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from quantkit.errors import NetworkError, UsageError
 from quantkit.events import Sink
 from quantkit.extras import is_installed, require_installed
+from quantkit.records import record
 from quantkit.untrusted import listed, shown
 
 HUB = "hf://"
@@ -37,7 +37,7 @@ HINT = "hf://datasets/org/name[@revision]:FILE.jsonl, or hf://org/name[/config][
 Row = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@record
 class HubFile:
     """A file of a data set, as it lies in the cache; `name` is what records call it, with its commit."""
 
@@ -98,7 +98,7 @@ def hub_file(spec: str, limit: int, *, offline: bool, emit: Sink) -> HubFile | N
     return HubFile(path, f"hf://datasets/{found.repo}@{found.commit}:{name}")
 
 
-@dataclass(frozen=True)
+@record
 class HubRows:
     """Rows of a split, and what records call them, with their commit."""
 

@@ -6,13 +6,14 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantkit.errors import InputError
+from quantkit.records import record
 from quantkit.units import counted
 
 I32 = NDArray[np.int32]
@@ -24,7 +25,7 @@ RANDOM, SHIPPED, WIDER = 0.125, 0.375, 0.25
 Encoder = Callable[[str], list[int]]
 
 
-@dataclass(frozen=True)
+@record
 class Texts:
     """Documents from a file or data set. `sha256` is that of the file's bytes, or of the documents where there is
     no file. `rendered` says that they are conversations written out by the model's chat template, `skipped` counts
@@ -52,7 +53,7 @@ def joined_texts(texts: Sequence[Texts]) -> Texts:
     )
 
 
-@dataclass(frozen=True)
+@record
 class Tokens:
     """How a model writes text: `encode` gives token ids without any that mark begin or end.
 
@@ -70,7 +71,7 @@ class Tokens:
     middle: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True)
+@record
 class DataRecord:
     """What was run, without the text: enough to choose the same windows again.
 
@@ -112,7 +113,7 @@ class DataRecord:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-@dataclass(frozen=True)
+@record
 class Samples:
     """Windows of tokens, int32 (n, seqlen), at positions `start`, start + 1, ... of `record.ids`. `documents` are the
     numbers of the first and the last document of which each holds something, () where nobody knows. `middle` is that

@@ -12,11 +12,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.platforms import LIMITS_PROCESSES, OUT_OF_LIMITS
+from quantkit.records import record
 from quantkit.source import Checkpoint
 from quantkit.tokenizer.chat_template import MAX_TEMPLATE_BYTES, find_chat_templates
 from quantkit.tokenizer.files import TOKENIZER_CONFIG, read_object
@@ -33,7 +33,7 @@ Conversation = Sequence[Mapping[str, Any]]
 SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
 
-@dataclass(frozen=True)
+@record
 class ChatTemplate:
     """A template and the special tokens it may name, by name ("bos_token")."""
 
@@ -41,7 +41,7 @@ class ChatTemplate:
     tokens: Mapping[str, str]
 
 
-@dataclass(frozen=True)
+@record
 class Rendered:
     """A conversation as text, None where the template raised: then `error` says what."""
 

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from quantkit.calibration.walk.handing import all_of
+from quantkit.records import record
 
 VECTOR, SHARED, CHOSEN = "per_layer_input", "shared_kv_states", "prev_topk_indices"  # what blocks call them
 TOKENS = ("ple_input_ids", "input_ids")  # the same of ids
@@ -28,7 +29,7 @@ STORES = "store_full_length_kv"  # of attention whose keys and values later bloc
 Shared = dict[str, tuple[Tensor, Tensor]]  # keys and values (batch, heads, tokens, head) by the kind of layers
 
 
-@dataclass(frozen=True)
+@record
 class Carried:
     """How a row is cut: hidden states of `hidden` channels each, `blocks` vectors of `vector` numbers, and by the kind
     of layers (heads, channels of a head) of shared keys and values. The last `chosen` numbers are places of tokens,

@@ -20,18 +20,18 @@ yet: errors that come back through the cycles are not in the statistics.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from quantkit.calibration.walk.handing import all_of
+from quantkit.records import record
 
 STACKS = ("L_module", "H_module")  # low and high
 
 
-@dataclass(frozen=True)
+@record
 class Cycles:
     """How a text goes through the stacks of `decoder`, which are `layers` layers each: `high` times through the high
     one, `low` times through the low one before each of them. Rows are cut as `carried.Carried` cuts its own."""

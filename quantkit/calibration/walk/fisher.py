@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -36,6 +35,7 @@ from quantkit.calibration.walk.skeleton import Arguments, Tokens, run_to_blocks
 from quantkit.calibration.walk.threads import Workers, workers
 from quantkit.errors import NonFiniteError
 from quantkit.events import BlockProgress, Sink, ignore
+from quantkit.records import record
 
 SEED = 0x5EED
 EMBEDDING, HEAD = "embedding", "head"
@@ -72,7 +72,7 @@ class Watch(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@record
 class Downstream:
     """G of the embedding's output and, of the head, X^T X of what its matrix reads with the mean square norm of the
     gradients at what it gives: what an error of a row costs there, as often as the row is likely. `tokens` counts.

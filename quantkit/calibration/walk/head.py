@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,6 +18,7 @@ from quantkit.calibration.walk.skeleton import Skeleton, build_skeleton, fill_bu
 from quantkit.calibration.walk.threads import Workers
 from quantkit.calibration.walk.weights import held_by, locate, read_rows, stored_type
 from quantkit.families.model import Rows
+from quantkit.records import record
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32
 
@@ -77,7 +77,7 @@ def load_matrix(model: BlockModel, head: Resident) -> None:
         set_parameter(head.module, linear.name, read_rows(model.checkpoint, linear.source, shape, model.device, dtype))
 
 
-@dataclass(frozen=True)
+@record
 class Logits:
     """Logits of tokens [start, start + n) of the sample at `position`: float32 (n, vocabulary).
 
@@ -91,7 +91,7 @@ class Logits:
     reference: Tensor | None
 
 
-@dataclass(frozen=True)
+@record
 class Stream:
     """Outputs of the last block, float32 (n, seqlen, hidden), and the head they go into."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from quantkit.records import record
 
 # Model types of parts for text -> what transformers 5.24 makes of them.
 KINDS: Mapping[str, str] = {
@@ -72,7 +73,7 @@ class Headed(nn.Module):
         return Predicted(logits if cap is None else torch.tanh(logits / cap) * cap)
 
 
-@dataclass(frozen=True)
+@record
 class Predicted:
     """What a model with a head gives."""
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import torch
 from torch import Tensor, nn
 
 from quantkit.calibration.text.spec import FISHER_KEPT_BYTES
 from quantkit.calibration.walk.resident import Resident
+from quantkit.records import record
 
 
-@dataclass(frozen=True)
+@record
 class Run:
     """A block in memory with its runs, which gradients can be taken of: what it read and gave, by first sample."""
 

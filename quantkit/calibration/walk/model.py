@@ -6,7 +6,7 @@ import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from typing import Any
 
@@ -44,6 +44,7 @@ from quantkit.errors import InputError, ResourceError, UsageError
 from quantkit.families.describe import find_family, shape_of
 from quantkit.families.names import expert_of
 from quantkit.machine import core_count, memory_limit_bytes
+from quantkit.records import record
 from quantkit.source import Checkpoint
 from quantkit.source.base import require_runnable
 from quantkit.tensors import U8
@@ -69,7 +70,7 @@ def nothing_mapped() -> None:
     """Activations in memory stay there."""
 
 
-@dataclass(frozen=True)
+@record
 class BlockModel:
     """A model to be walked through; one walk at a time.
 
@@ -190,7 +191,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-@dataclass(frozen=True)
+@record
 class Embedded:
     """Block inputs of all samples, float32 (n, seqlen, hidden) in host memory, and what blocks are called with."""
 

@@ -11,7 +11,6 @@ of blocks, and activations are as large as those of any other model.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,12 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from quantkit.calibration.text.samples import source_length
+from quantkit.records import record
 
 READS = "encoder_hidden_states"  # what blocks of a decoder call the source
 SHARING = frozenset({"T5Block", "MT5Block"})  # blocks that take the distances of the first one of their stack
 
 
-@dataclass(frozen=True)
+@record
 class Paired:
     """What blocks hand on: hidden states of `width` channels. The first `encoding` blocks are the encoder's, `norm` is
     what follows them."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from math import isfinite
 from typing import NoReturn
@@ -17,6 +16,7 @@ from quantkit.calibration.walk.reach import Far, far_sites, token_weights
 from quantkit.calibration.walk.resident import NOTHING, Outputs, Resident, Wanted, first_non_finite
 from quantkit.calibration.walk.threads import Workers
 from quantkit.errors import NonFiniteError
+from quantkit.records import record
 
 # Tokens that run at once: enough for full speed, few enough that inner activations stay small. A constant of the
 # device, because results may depend on it in their last bits.
@@ -25,7 +25,7 @@ DAMAGED = "the weights are damaged, or too large for float32: look at the tensor
 INNER_BYTES = 1 << 29  # inner activations of all chunks in flight
 
 
-@dataclass(frozen=True)
+@record
 class Pass:
     """A resident block and the activations it reads: `hidden` is float32 (n, seqlen, calls * hidden) in host memory,
     side by side what each of several `calls` of the block reads, which it is given as sequences of their own.
@@ -68,7 +68,7 @@ def advance(work: Pass) -> None:
         work.workers.map(lambda chunk: _replace(work, chunk, NOTHING), wave)
 
 
-@dataclass(frozen=True)
+@record
 class Sought:
     """The sites whose sums are wanted, with Gram matrices or without; `far` are those whose tokens are weighed there.
     With `final` the block's outputs also replace its inputs."""

@@ -18,7 +18,6 @@ both terms have the same trace, sample by sample.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,12 +25,13 @@ from torch import Tensor
 from quantkit.calibration.statistics.sums import Site
 from quantkit.calibration.walk.resident import Resident, Wanted
 from quantkit.families.names import expert_of
+from quantkit.records import record
 
 SEED = 0x4EAC4
 NEGLIGIBLE = 1e-6  # of the gradients at the last token: what rounding leaves where there is no way
 
 
-@dataclass(frozen=True)
+@record
 class Far:
     """A site that reaches far, and the site at whose inputs its errors are measured."""
 

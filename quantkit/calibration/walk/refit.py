@@ -40,6 +40,7 @@ from quantkit.calibration.walk.skeleton import Arguments, set_parameter
 from quantkit.calibration.walk.threads import Workers, workers
 from quantkit.calibration.walk.weights import held_by, locate
 from quantkit.methods.settings import REFIT_REACH
+from quantkit.records import record
 from quantkit.tensors import F32
 
 RATE = 0.001  # of Adam, at the first step: a larger one does harm where models are larger
@@ -53,7 +54,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
+@record
 class Refitted:
     """What became of vectors: their new `values` by the names of the source, as the file stores them, float32 (n,).
 
@@ -144,7 +145,7 @@ class _Blocks:
         return found
 
 
-@dataclass(frozen=True)
+@record
 class _Piece:
     """Some tokens at the head: the window's row among those at hand, the sum of their divergence in nats, and the
     gradients of the sum with regard to vectors."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
@@ -25,6 +25,7 @@ from quantkit.calibration.walk.weights import Held, held_by, joined, locate, nam
 from quantkit.errors import InputError
 from quantkit.families.describe import find_family
 from quantkit.families.model import Rows
+from quantkit.records import record
 from quantkit.source import Checkpoint
 from quantkit.tensors import COUNTED_DTYPES
 
@@ -33,7 +34,7 @@ class _Captured(Exception):
     """Everything that was wanted has been seen; the rest of the block need not run."""
 
 
-@dataclass(frozen=True)
+@record
 class Wanted:
     """What a run should note: the inputs of these linears. With `only`, it stops when it has them."""
 
@@ -41,7 +42,7 @@ class Wanted:
     only: bool
 
 
-@dataclass(frozen=True)
+@record
 class Traced:
     """What a run with gradients went through: inputs (tokens, cols) and outputs of linears, by name."""
 
@@ -49,7 +50,7 @@ class Traced:
     outputs: Mapping[str, Tensor]
 
 
-@dataclass(frozen=True)
+@record
 class Peaks:
     """The largest magnitudes of keys (after norm and rotary embedding) and of values, each a scalar tensor."""
 
@@ -64,7 +65,7 @@ NOTHING = Wanted(frozenset(), only=False)
 Outputs = dict[str, Any]  # what linears gave for one chunk of samples, by name: tensors, or what routers give
 
 
-@dataclass(frozen=True)
+@record
 class Resident:
     """A block, or the head, whose weights are in memory.
 
@@ -167,7 +168,7 @@ def observe(resident: Resident) -> Resident:
     return resident
 
 
-@dataclass(frozen=True)
+@record
 class Ending:
     """How a module ends: in its linear called `leaf`, whose output is its own, alone or as the first of a tuple of
     `length` whose others are None."""
@@ -205,7 +206,7 @@ def remember(resident: Resident, endings: Endings) -> Resident:
     return resident
 
 
-@dataclass(frozen=True)
+@record
 class _Part:
     """A module with these linears: its full name, and the key of its ending."""
 

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -31,6 +31,7 @@ from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.describe import find_family
 from quantkit.families.heads import stored_head
 from quantkit.families.positions import last_position_of
+from quantkit.records import record
 from quantkit.source import Checkpoint
 from quantkit.untrusted import shown
 
@@ -52,7 +53,7 @@ class Reached(Exception):
     """The last block's place was reached; nothing after it is wanted."""
 
 
-@dataclass(frozen=True)
+@record
 class Skeleton:
     """The model on the meta device. `blocks` are its blocks, whose places in `model` recorders have taken, and `steps`
     the numbers of those that a text goes through, in that order.
@@ -222,7 +223,7 @@ def _first(record: partial[Tensor], length: int, *args: Any, **kwargs: Any) -> t
     return (record(*args, **kwargs), *[None] * (length - 1))
 
 
-@dataclass(frozen=True)
+@record
 class Arguments:
     """What the block of step `index` is called with besides its input, which `carried` cuts where it is more than
     hidden states. They were seen with `batch` sequences; those of any number have the same. A block that looks at each
@@ -264,7 +265,7 @@ def _for_each(value: Any, count: int) -> Any:
     return value
 
 
-@dataclass(frozen=True)
+@record
 class Tokens:
     """Tokens (batch, seqlen): their ids, and the rows that they have in the tables in memory, which are shorter."""
 

@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
+
+from quantkit.records import record
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -22,7 +23,7 @@ Result = TypeVar("Result")
 WAVE = 2  # items for each thread that are given at once: the fewer waves, the less threads wait for each other
 
 
-@dataclass(frozen=True)
+@record
 class Workers:
     """`count` threads; without a pool, the calling thread does the work (CUDA: the device is the parallel part)."""
 

@@ -16,6 +16,7 @@ from quantkit.calibration.walk.cycles import Cycles
 from quantkit.calibration.walk.model import BlockModel, Embedded, block_at
 from quantkit.calibration.walk.passes import Pass, advance
 from quantkit.calibration.walk.threads import Workers
+from quantkit.records import record
 
 Beat = Callable[[str, int, int], None]  # of a block by its name: how many samples are through, and of all
 
@@ -40,7 +41,7 @@ class Activations:
         return Activations(self.candidate[:, first:], None if self.reference is None else self.reference[:, first:])
 
 
-@dataclass(frozen=True)
+@record
 class Starts:
     """What the passes through the low stack read first, float32 (n, seqlen, passes * hidden), and the high states that
     the cycles begin with, (n, seqlen, cycles * hidden)."""

@@ -15,7 +15,7 @@ their order: the same bits for any number of threads.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -35,6 +35,7 @@ from quantkit.calibration.walk.unrolled import Activations, Starts, between_stac
 from quantkit.calibration.walk.weights import held_by
 from quantkit.errors import InputError, NonFiniteError
 from quantkit.events import BlockProgress, Sink, TensorProgress, ignore
+from quantkit.records import record
 from quantkit.tensors import F32
 
 OUTPUT_BYTES = 640 << 20  # what runs of a block leave to later runs, kept where it is no more than this
@@ -42,7 +43,7 @@ OUTPUT_BYTES = 640 << 20  # what runs of a block leave to later runs, kept where
 Visit = Callable[[int, "BlockView"], Mapping[str, Tensor]]
 
 
-@dataclass(frozen=True)
+@record
 class Walk:
     """What stays the same from block to block. `fingerprint` is the model's."""
 
@@ -297,7 +298,7 @@ def _rounded(rounding: Callable[[Tensor], Tensor], module: nn.Module, args: tupl
     return (rounding(args[0]), *args[1:])
 
 
-@dataclass(frozen=True)
+@record
 class How:
     """How a walk goes. With `keep_reference` the samples also go through the original weights, in lockstep, and the
     head gives the logits of both. `embedding` is what the samples are embedded with instead of the model's own rows:

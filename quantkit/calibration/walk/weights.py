@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import chain
 
@@ -23,6 +22,7 @@ from quantkit.families.model import Rows
 from quantkit.families.names import EXPERT_MATRIX
 from quantkit.families.spellings import AS_IN_MEMORY, Published
 from quantkit.families.stacked import BIAS, DOWN, FLAT, GATE_UP, lies_turned, matrix_of, matrix_of_flat
+from quantkit.records import record
 from quantkit.source import Checkpoint
 from quantkit.tensors import COUNTED_DTYPES, F32, FLOAT_DTYPES, TensorInfo, TensorRef
 
@@ -71,7 +71,7 @@ OLD_NAMES = (
 )
 
 
-@dataclass(frozen=True)
+@record
 class Held:
     """The tensors of a checkpoint by name, and how files of its family were published."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,7 @@ from quantkit.cli.command import Command, Group
 from quantkit.cli.exits import error_of
 from quantkit.cli.interrupt import StopSignal
 from quantkit.cli.session import Session
+from quantkit.records import record
 from quantkit.report.text import terminal_width
 from quantkit.units import counted
 
@@ -30,7 +31,7 @@ KeepGoing = Annotated[
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
+@record
 class Where:
     """Where tasks run, and how many at a time."""
 
@@ -58,7 +59,7 @@ class Where:
     ] = None  # fmt: skip
 
 
-@dataclass(frozen=True)
+@record
 class Scheduler:
     """The scheduler of --on dask."""
 
@@ -84,7 +85,7 @@ class Scheduler:
         return tuple((name, str(path)) for name, path in files.items() if path is not None)
 
 
-@dataclass(frozen=True)
+@record
 class Told:
     """What is written besides the artifacts."""
 
@@ -98,6 +99,9 @@ class Told:
         typer.Option("--step-summary/--no-step-summary", help="Append the result to $GITHUB_STEP_SUMMARY where set.",
                      rich_help_panel=options.RUN),
     ] = True  # fmt: skip
+
+
+NOTHING_MORE = Told()
 
 
 def plan_(session: Session, matrix: MatrixFile, where: Where, keep_going: KeepGoing = False) -> None:
@@ -206,7 +210,7 @@ def _request(
     session: Session,
     matrix: Path,
     where: Where,
-    told: Told = Told(),
+    told: Told = NOTHING_MORE,
     keep_going: bool = False,
     force: bool = False,
 ) -> BatchRequest:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +11,7 @@ import typer
 from quantkit.cli import options
 from quantkit.cli.command import Command
 from quantkit.cli.session import Session
+from quantkit.records import record
 
 if TYPE_CHECKING:
     import quantkit
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 TEXT, PROMPTS, TASKS, GATES = "The text", "Prompts", "Tasks of a harness", "Gates and records"
 
 
-@dataclass(frozen=True)
+@record
 class Text:
     """What is run, and how it is cut."""
 
@@ -47,7 +47,7 @@ class Text:
     ] = False
 
 
-@dataclass(frozen=True)
+@record
 class Asking:
     """Prompts that all models continue."""
 
@@ -66,7 +66,7 @@ class Asking:
     ] = 64
 
 
-@dataclass(frozen=True)
+@record
 class Tasks:
     """What an evaluation harness asks all models."""
 
@@ -109,7 +109,7 @@ class Tasks:
         )
 
 
-@dataclass(frozen=True)
+@record
 class Judging:
     """What the figures are compared with, and where they are written."""
 

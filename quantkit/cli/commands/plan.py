@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +13,7 @@ from quantkit.cli.command import Command
 from quantkit.cli.exits import failures_json
 from quantkit.cli.session import Session
 from quantkit.errors import BatchError, ResourceError
+from quantkit.records import record
 from quantkit.report.predicted import predicted_words
 from quantkit.report.text import count, duration, size, table, terminal_width, wrapped
 from quantkit.units import counted
@@ -61,7 +62,7 @@ def plan(
     show_plan(session, request, out, Show(context, kv_type, budget, tensors, fitting))
 
 
-@dataclass(frozen=True)
+@record
 class Show:
     """What to show of a plan besides the sizes."""
 

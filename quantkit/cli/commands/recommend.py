@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -11,12 +10,13 @@ import typer
 from quantkit.cli import options
 from quantkit.cli.command import Command
 from quantkit.cli.session import Session
+from quantkit.records import record
 from quantkit.report.text import terminal_width
 
 TASK, SERVING = "The task", "Serving"
 
 
-@dataclass(frozen=True)
+@record
 class Serving:
     """Where the model is to run, and how much it reads."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -13,11 +12,12 @@ import typer
 from quantkit.cli import options
 from quantkit.cli.command import Command
 from quantkit.cli.session import Session
+from quantkit.records import record
 
 PASSWORD = "QUANTKIT_SIGN_PASSWORD"
 
 
-@dataclass(frozen=True)
+@record
 class Known:
     """What is known besides the folder."""
 
@@ -38,7 +38,7 @@ class Known:
     ] = None
 
 
-@dataclass(frozen=True)
+@record
 class Wanted:
     """What goes first and when, what is in it, who signs it."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +13,7 @@ from quantkit.cli import options
 from quantkit.cli.command import Command
 from quantkit.cli.interrupt import StopSignal
 from quantkit.cli.session import Session
+from quantkit.records import record
 from quantkit.report.predicted import predicted_words
 from quantkit.report.text import count, cut, table, terminal_width, wrapped
 from quantkit.units import counted
@@ -26,7 +26,7 @@ DECADES = 3.0  # that they span
 RANKED = 20
 
 
-@dataclass(frozen=True)
+@record
 class Running:
     """How much of the text is run, and where."""
 

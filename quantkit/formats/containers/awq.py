@@ -14,7 +14,7 @@ A word holds eight columns in the order 0 2 4 6 1 3 5 7, from the lowest bits on
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
@@ -55,6 +55,7 @@ from quantkit.formats.containers.weights import Weights
 from quantkit.qtypes.base import Grid
 from quantkit.qtypes.schemes.base import ZERO, Quantized, ScaleDtype, Traits, group_count
 from quantkit.qtypes.schemes.integers import Integers, Symmetry
+from quantkit.records import record
 from quantkit.untrusted import shown
 
 BITS = 4
@@ -63,7 +64,7 @@ COLUMN_AT = np.array([0, 2, 4, 6, 1, 3, 5, 7])  # which column lies at each plac
 PLACE_OF = np.argsort(COLUMN_AT)
 
 
-@dataclass(frozen=True)
+@record
 class AWQLayout:
     """An AWQ checkpoint's settings. Symmetric codes are written with a zero point of 8."""
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from math import gcd, prod
@@ -21,6 +20,7 @@ from quantkit.errors import InputError, UnsupportedError
 from quantkit.formats.containers.packed import SCALES, WORD_BITS, Entry, PackedTensor, Tensors
 from quantkit.formats.containers.weights import Weights
 from quantkit.qtypes.schemes.base import Quantized, ScaleDtype, Scheme, Traits
+from quantkit.records import record
 from quantkit.tensors import DTYPE_BYTES, U8, TensorInfo
 from quantkit.untrusted import shown
 
@@ -72,7 +72,7 @@ class Layout(WriteLayout, SaidLayout, Protocol):
 LayoutOf = Callable[[str], SaidLayout]  # of the module so called; raises for one that no setting is about
 
 
-@dataclass(frozen=True)
+@record
 class Written:
     """What a checkpoint holds, for its configuration.
 
@@ -168,7 +168,7 @@ def beside(config: Callable[[Written], dict[str, Any]]) -> Callable[[Written], d
     return lambda written: {"quantize_config.json": config(written)}
 
 
-@dataclass(frozen=True)
+@record
 class Writing:
     """How a container is written.
 
@@ -185,7 +185,7 @@ class Writing:
     mixed: bool = False
 
 
-@dataclass(frozen=True)
+@record
 class Reading:
     """How a container is read. layouts(said) gives the layout of each module from what `declared` found.
 
@@ -211,7 +211,7 @@ class Reading:
         return f"{module}.weight" if self.joint == "." else module
 
 
-@dataclass(frozen=True)
+@record
 class Container:
     """One container; `name` is also what its configuration calls it. Some are only written, some only read."""
 
@@ -244,7 +244,7 @@ WHOLE = Fraction(1)
 DAMAGED = "the checkpoint does not match its quantization_config: fetch it again"
 
 
-@dataclass(frozen=True)
+@record
 class StoredPart:
     """A tensor of a module: `shape` is what its reader expects, of as many elements as are stored.
 
@@ -264,7 +264,7 @@ class StoredPart:
         return DTYPE_BYTES[self.dtype]
 
 
-@dataclass(frozen=True)
+@record
 class StoredOutline:
     """The exact layout of a weight, which tensors may tell and a configuration not, its shape and its tensors.
 
@@ -280,7 +280,7 @@ class StoredOutline:
     turned: tuple[int, ...] | None = None
 
 
-@dataclass(frozen=True)
+@record
 class Headers:
     """What headers say of the tensors of one module. `read` reads a whole tensor, for those of some bytes.
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
 from typing import Any, Literal
@@ -65,6 +65,7 @@ from quantkit.qtypes.schemes.codebook import (
 )
 from quantkit.qtypes.schemes.integers import ABSMAX as ROW_ABSMAX
 from quantkit.qtypes.schemes.integers import RowInt8
+from quantkit.records import record
 from quantkit.tensors import F32, U8
 from quantkit.untrusted import shown
 
@@ -77,7 +78,7 @@ STATE_BYTES = 4096  # a state is far shorter; nothing longer is parsed
 BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
-@dataclass(frozen=True)
+@record
 class BitsandbytesLayout:
     """A bitsandbytes checkpoint's settings; `dtype` is the type that weights had and are decoded to."""
 

@@ -23,7 +23,7 @@ Since version 0.18 codes of 3, 5, 6 and 7 bits are one stream that crosses words
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
 from math import lcm
@@ -56,6 +56,7 @@ from quantkit.qtypes.schemes.base import ZERO, Activations, Quantized, Traits, g
 from quantkit.qtypes.schemes.integers import Integers
 from quantkit.qtypes.schemes.microscaling import MXFP4, NVFP4
 from quantkit.qtypes.schemes.minifloat import LARGEST, SCALE, Float8, to_bytes, to_codes
+from quantkit.records import record
 from quantkit.tensors import F32, U8
 from quantkit.untrusted import shown
 
@@ -63,7 +64,7 @@ SMALLEST_PEAK = 1e-6  # of inputs that are always zero
 INT8_STEPS = np.float32(127.5)  # half the steps of 8 bits: compressed-tensors' observers
 
 
-@dataclass(frozen=True)
+@record
 class CompressedLayout:
     """One group of a compressed-tensors checkpoint: how weights are stored, and how activations are quantized."""
 
@@ -287,7 +288,7 @@ def _float4(layout: CompressedLayout, scheme: NVFP4 | MXFP4, headers: Headers) -
     return StoredOutline(layout, rows, 2 * half, tuple(parts))
 
 
-@dataclass(frozen=True)
+@record
 class PresetLayout:
     """A layout that a compressed-tensors checkpoint gives by name, where versions of that package differ in groups."""
 

@@ -12,7 +12,7 @@ two rows of scales then has blocks of 96 and loads wrong without a word, so that
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from typing import Any
 
@@ -45,12 +45,13 @@ from quantkit.formats.containers.weights import Weights
 from quantkit.qtypes.schemes import TILE
 from quantkit.qtypes.schemes.base import Activations, Quantized, ScaleDtype, Traits
 from quantkit.qtypes.schemes.minifloat import SCALE, Float8, to_bytes, to_codes
+from quantkit.records import record
 from quantkit.untrusted import shown
 
 SCHEME = Float8("block", "F32")
 
 
-@dataclass(frozen=True)
+@record
 class FP8Layout:
     """A native FP8 checkpoint's settings: there is nothing to choose when it is written.
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
 from math import lcm
@@ -66,6 +66,7 @@ from quantkit.formats.containers.weights import Weights
 from quantkit.qtypes.base import Grid
 from quantkit.qtypes.schemes.base import ZERO, Quantized, ScaleDtype, Traits, group_count
 from quantkit.qtypes.schemes.integers import Integers
+from quantkit.records import record
 from quantkit.untrusted import shown
 
 PLAIN_EXPERTS = r"-:.*\.experts.*"  # by which vLLM leaves experts alone
@@ -79,7 +80,7 @@ MULTIPLE = 32  # of both dimensions, in every packing kernel
 FORMATS = {"gptq": 1, "gptq_v2": 2}
 
 
-@dataclass(frozen=True)
+@record
 class GPTQLayout:
     """A GPTQ checkpoint's settings; `act_order` says that groups follow the order of activations (`desc_act`)."""
 

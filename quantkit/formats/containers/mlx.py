@@ -12,7 +12,7 @@ For a linear layer of weight [out, in], b bits and groups of g columns:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -49,6 +49,7 @@ from quantkit.formats.containers.weights import Weights
 from quantkit.qtypes.base import Grid
 from quantkit.qtypes.schemes.affine import Affine
 from quantkit.qtypes.schemes.base import Quantized, ScaleDtype, Traits, group_count
+from quantkit.records import record
 from quantkit.untrusted import shown
 
 BITS = (2, 3, 4, 5, 6, 8)
@@ -56,7 +57,7 @@ GROUPS = (16, 32, 64, 128)
 WRITTEN_GROUPS = (32, 64, 128)  # of MLX's kernels
 
 
-@dataclass(frozen=True)
+@record
 class MLXLayout:
     """How MLX stores a layer: its bits and groups, and the type of scales and biases."""
 

@@ -9,7 +9,6 @@ For a stack of E matrices that a plain checkpoint has as NAME [E, in, out]:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,13 @@ from quantkit.formats.containers.base import Container, Headers, LayoutOf, Readi
 from quantkit.formats.containers.packed import Tensors, take, values_of
 from quantkit.qtypes.schemes.base import Quantized, Traits
 from quantkit.qtypes.schemes.microscaling import MXFP4
+from quantkit.records import record
 from quantkit.untrusted import shown
 
 HALF = 16  # bytes of a group
 
 
-@dataclass(frozen=True)
+@record
 class MXFP4Stack:
     """The matrices of a stack, one below the other."""
 

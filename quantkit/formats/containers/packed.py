@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantkit.errors import InputError
+from quantkit.records import record
 from quantkit.tensors import DTYPE_BYTES, F32, U8
 from quantkit.untrusted import shown
 
@@ -44,7 +45,7 @@ class Entry:
         return prod(self.shape) * DTYPE_BYTES[self.dtype]
 
 
-@dataclass(frozen=True)
+@record
 class PackedTensor:
     """A tensor with its bytes: `data` is uint8 (entry.nbytes,), little-endian."""
 

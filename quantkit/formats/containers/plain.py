@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -12,9 +12,10 @@ from quantkit.formats.containers.packed import Entry, PackedTensor, Tensors, tak
 from quantkit.formats.containers.weights import Weights
 from quantkit.qtypes.schemes.base import Quantized, ScaleDtype, Traits
 from quantkit.qtypes.schemes.halves import Halves, to_bytes
+from quantkit.records import record
 
 
-@dataclass(frozen=True)
+@record
 class PlainLayout:
     """A plain checkpoint's only setting, the type of its numbers."""
 

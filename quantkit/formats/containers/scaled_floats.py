@@ -8,7 +8,6 @@ ModelOptFP4    NVFP4 of ModelOpt: `weight` U8 [out, in / 2], the even element in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
 
@@ -22,6 +21,7 @@ from quantkit.qtypes.schemes import TILE
 from quantkit.qtypes.schemes.base import Quantized, Traits
 from quantkit.qtypes.schemes.microscaling import LEVELS, NVFP4, SCALE
 from quantkit.qtypes.schemes.minifloat import BYTE_VALUES, Float8, Strategy, to_codes
+from quantkit.records import record
 from quantkit.tensors import U8, TensorInfo
 from quantkit.untrusted import shown
 
@@ -35,7 +35,7 @@ def float8_outline(layout: ReadLayout, scheme: Float8, scale: str, headers: Head
     return StoredOutline(layout, rows, cols, (weight, found), tile)
 
 
-@dataclass(frozen=True)
+@record
 class ScaledFloat8:
     """FP8 weights whose scales are in the tensor `scale` of their module."""
 
@@ -58,7 +58,7 @@ class ScaledFloat8:
         return Quantized(to_codes(values_of(weight)), self.scheme.grid(found.reshape(shape), rows, cols))
 
 
-@dataclass(frozen=True)
+@record
 class ModelOptFP4:
     """NVFP4 weights as ModelOpt stores them. `wide` says that their inputs are left as they are."""
 
@@ -89,7 +89,7 @@ class ModelOptFP4:
         return Quantized(codes.astype(np.int16), grid)
 
 
-@dataclass(frozen=True)
+@record
 class ScaledFloats:
     """ScaledFloat8 or ModelOptFP4, whichever the tensors of a module show: writers mix them."""
 

@@ -11,8 +11,6 @@ The first checkpoints have float scales of the blocks of FP8 under the same name
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from quantkit.errors import InputError
@@ -22,6 +20,7 @@ from quantkit.formats.containers.scaled_floats import ScaledFloat8, float8_outli
 from quantkit.qtypes.schemes.base import Quantized, Traits
 from quantkit.qtypes.schemes.microscaling import MXFP4
 from quantkit.qtypes.schemes.minifloat import Float8
+from quantkit.records import record
 from quantkit.tensors import U8
 from quantkit.untrusted import shown
 
@@ -29,7 +28,7 @@ SCALE = "scale"
 BLOCKS = ScaledFloat8(Float8("block"), SCALE)
 
 
-@dataclass(frozen=True)
+@record
 class PackedFloat4:
     """FP4 weights, two in a byte."""
 

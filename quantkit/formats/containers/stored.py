@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from math import ceil, floor, lcm
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ from quantkit.formats.containers.base import Headers, Reading, ReadLayout, Store
 from quantkit.formats.containers.coded import coded_rows
 from quantkit.formats.containers.packed import Entry, PackedTensor, Tensors
 from quantkit.formats.containers.table import readings
+from quantkit.records import record
 from quantkit.tensors import F32, FLOAT_DTYPES, U8, TensorInfo
 from quantkit.untrusted import shown
 
@@ -39,7 +40,7 @@ ReadPart = Callable[[StoredPart, int, int], U8]  # the bytes of a part at [first
 ReadSmall = Callable[[str], PackedTensor]
 
 
-@dataclass(frozen=True)
+@record
 class StoredModule:
     """A linear layer that is stored quantized: weight (rows, cols), made of `outline.parts`.
 
@@ -146,7 +147,7 @@ class StoredModule:
             raise InputError(what, tensor=self.weight, hint=error.hint) from error
 
 
-@dataclass(frozen=True)
+@record
 class Stored:
     """What a quantized checkpoint holds: quantized modules, and tensors that are no weights of their own."""
 

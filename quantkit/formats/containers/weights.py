@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from quantkit.records import record
 
 if TYPE_CHECKING:
     from quantkit.qtypes.schemes.base import Activations
@@ -13,7 +14,7 @@ WeightType = Literal["int", "fp8", "nf4", "fp4", "int8-rows", "nvfp4", "mxfp4", 
 Granularity = Literal["tensor", "channel", "block"]
 
 
-@dataclass(frozen=True)
+@record
 class Weights:
     """How the weight of a layer is stored. Which fields count depends on `type`.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from quantkit.formats.gguf.types import (
     padded,
 )
 from quantkit.metadata import KeyValue, Kind, Scalar
+from quantkit.records import record
 from quantkit.tensors import U8
 from quantkit.units import counted
 from quantkit.untrusted import listed, open_input, shown
@@ -59,7 +59,7 @@ SHARD_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gg
 VOCABULARY = 1000  # strings from which on an array is worth keeping encoded
 
 
-@dataclass(frozen=True)
+@record
 class TensorEntry:
     """A tensor to be written: `shape` in checkpoint order, `type_id` its ggml number, `nbytes` without padding."""
 
@@ -69,7 +69,7 @@ class TensorEntry:
     nbytes: int
 
 
-@dataclass(frozen=True)
+@record
 class Header:
     """An encoded header with its padding; where each tensor's data belongs, and the size of the finished file."""
 

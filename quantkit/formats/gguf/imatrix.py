@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,6 +26,7 @@ from quantkit.errors import InputError
 from quantkit.formats.gguf.file import TensorEntry, encode_header, parse_gguf
 from quantkit.formats.gguf.types import MAGIC, GGUFFile, GGUFTensor
 from quantkit.metadata import KeyValue
+from quantkit.records import record
 from quantkit.tensors import F32
 from quantkit.units import counted
 from quantkit.untrusted import InputFile, listed, open_input, shown
@@ -44,7 +44,7 @@ EMBEDDINGS = frozenset({"token_embd.weight", "per_layer_token_embd.weight"})
 UNMEASURED = EMBEDDINGS | {"output.weight"}
 
 
-@dataclass(frozen=True)
+@record
 class Entry:
     """Statistics of one weight: `sums` of squared inputs, float32 (matrices, cols), and token `counts`, (matrices,).
 
@@ -61,7 +61,7 @@ class Entry:
         return np.where(counts > 0, means, np.float32(1))
 
 
-@dataclass(frozen=True)
+@record
 class Imatrix:
     """An importance matrix as read. `file` is its name without folder, `sha256` the hash of its bytes.
 

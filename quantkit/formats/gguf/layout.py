@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -10,9 +9,10 @@ import numpy as np
 from quantkit.formats.containers.packed import Entry, PackedTensor, Tensors
 from quantkit.qtypes.schemes.base import Quantized, Traits
 from quantkit.qtypes.schemes.blocks import Blocks
+from quantkit.records import record
 
 
-@dataclass(frozen=True)
+@record
 class TypeLayout:
     """The type called `name`."""
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from struct import Struct, unpack_from
@@ -42,6 +41,7 @@ from quantkit.formats.gguf.types import (
     padded,
 )
 from quantkit.metadata import KeyValue, Kind, Scalar
+from quantkit.records import record
 from quantkit.untrusted import InputFile, open_input, shown
 
 MAX_ALIGNMENT = 1 << 16
@@ -64,7 +64,7 @@ OTHER_MAGICS = {
 }
 
 
-@dataclass(frozen=True)
+@record
 class Limits:
     """Budgets of the reader, above real files: 262,144 tokens with 515,000 merges take 20 MB and 780,000 strings."""
 

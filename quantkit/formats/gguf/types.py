@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 from quantkit.metadata import KeyValue, Kind
 from quantkit.qtypes import base
+from quantkit.records import record
 from quantkit.untrusted import Stamp
 
 MAGIC = b"GGUF"
@@ -33,7 +33,7 @@ STRUCT_CODES: dict[Kind, str] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@record
 class GGMLType:
     """A tensor type of ggml: `block` weights of a row take `nbytes` bytes. `name` is quantkit's where it has one."""
 
@@ -71,7 +71,7 @@ def ggml_type(number: int) -> GGMLType | None:
 REMOVED_TYPES = frozenset({4, 5, 31, 32, 33, 36, 37, 38})
 
 
-@dataclass(frozen=True)
+@record
 class GGUFTensor:
     """A stored tensor. `shape` is in checkpoint order (row length last), `offset` absolute in the file.
 
@@ -87,7 +87,7 @@ class GGUFTensor:
     nbytes: int
 
 
-@dataclass(frozen=True)
+@record
 class GGUFFile:
     """What the header of a GGUF file says, checked against the size of the file.
 

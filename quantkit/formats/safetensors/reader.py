@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from quantkit.errors import InputError
+from quantkit.records import record
 from quantkit.untrusted import InputFile, encodable, open_input, parse_json_object, shown, unique_pairs
 
 MAX_HEADER_BYTES = 64 << 20
@@ -50,7 +51,7 @@ class SafetensorsEntry:
     stop: int
 
 
-@dataclass(frozen=True)
+@record
 class SafetensorsFile:
     """A checked header. `tensors` are in the order of their data, `metadata` is free text of the writer."""
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from quantkit.errors import UnsupportedError
 from quantkit.formats.containers.packed import Entry
 from quantkit.formats.safetensors.reader import MAX_HEADER_BYTES, METADATA
 from quantkit.jsontext import dump_json
+from quantkit.records import record
 from quantkit.untrusted import shown
 
 ALIGNMENT = 8
@@ -23,7 +23,7 @@ LOADER = {"format": "pt"}  # transformers refuses a file that does not say which
 SINGLE = "model.safetensors"
 
 
-@dataclass(frozen=True)
+@record
 class Header:
     """An encoded header; where each tensor's data begins in the file, and the size of the finished file."""
 
@@ -32,7 +32,7 @@ class Header:
     nbytes: int
 
 
-@dataclass(frozen=True)
+@record
 class Shard:
     """One file of a checkpoint: its name, its tensors in the order of their data, and its header."""
 

@@ -7,13 +7,14 @@ belongs to a Target with span 0, and is never taken apart.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantkit.qtypes.base import Grid
+from quantkit.records import record
 from quantkit.tensors import F32
 
 Table = tuple[F32, F32, NDArray[np.int64], np.float32, np.float32, F32, F32, NDArray[np.int16]]
@@ -58,7 +59,7 @@ def joined(slabs: Sequence[Sequence[Grid]], *, by_row: bool) -> Grid:
     return mapped([mapped(spans, side_by_side) for spans in slabs], lambda *rows: np.concatenate(rows))
 
 
-@dataclass(frozen=True)
+@record
 class Lookup:
     """A grid as the column sweep reads it: float32 scale and offset (rows, groups); offset (0, 0) without one."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from quantkit.methods.columns.grids import Lookup, Table, choose, lookup
 from quantkit.methods.settings import Settings
 from quantkit.qtypes.base import Codes, Grid
 from quantkit.qtypes.target import Target
+from quantkit.records import record
 from quantkit.tensors import F32
 
 SEGMENT = 128  # columns swept at once
@@ -19,7 +19,7 @@ SEGMENT = 128  # columns swept at once
 NO_MIXING = np.zeros((0, 0), np.float32)
 
 
-@dataclass(frozen=True)
+@record
 class Piece:
     """The columns of a span in visited order: weights and targets (rows, n), the weights with what makes up for the
     errors so far, M (n, n) or (0, 0) for no feedback among them, D (n,), and where each is stored in the span (n,)."""

@@ -8,17 +8,18 @@ group by group, then its units. The loops are in qtypes/search/refitting.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from quantkit.qtypes.base import Grid
 from quantkit.qtypes.search.units import Ladder, Units
+from quantkit.records import record
 from quantkit.tensors import F32
 
 
-@dataclass(frozen=True)
+@record
 class Segment:
     """Columns of some rows from `start` on: what their scales are multiplied with (codes, or entries of a codebook)
     and the slope (w - q) H, both (rows, n), and their block of H.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,13 +14,14 @@ from quantkit.methods.columns.vectors import round_vectors
 from quantkit.methods.settings import Settings
 from quantkit.qtypes.base import Codes, Grid
 from quantkit.qtypes.target import Target
+from quantkit.records import record
 from quantkit.tensors import F32
 
 ROWS = 256  # of a slab: the unit of work of a thread
 WIDEST = 256  # span whose candidates are swept with feedback; of wider ones the columns count by themselves
 
 
-@dataclass(frozen=True)
+@record
 class Sweep:
     """What all slabs share. `weight` (rows, cols) is in stored order; `factor` is of the Hessian in visited order.
 
@@ -40,7 +41,7 @@ class Sweep:
     importance: F32 | None = None
 
 
-@dataclass(frozen=True)
+@record
 class Slab:
     """Codes int16 and rounded weights float32 (rows, cols) of some rows, their grid, the loss of each row in units of
     the factored matrix, (rows,)."""

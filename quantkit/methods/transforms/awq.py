@@ -9,7 +9,7 @@ is needed; whatever method will round the weights is in the loop; and doing noth
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from quantkit.methods.settings import Run, Settings
 from quantkit.methods.transforms.base import Folded, Transform
 from quantkit.methods.transforms.folding import F64, SiteWeights, per_channel
 from quantkit.qtypes.target import Target
+from quantkit.records import record
 from quantkit.tensors import F32
 
 RATIOS = tuple(step / 20 for step in range(1, 20))
@@ -31,7 +32,7 @@ SMALLEST = 1e-4  # of a scale, as in the reference
 CLIP_SHARES = tuple(1 - step / 20 for step in range(11))  # down to half of the range
 
 
-@dataclass(frozen=True)
+@record
 class Quantizer:
     """How the consumers will be rounded. `targets` are by consumer; one without a target (a router) is not rounded."""
 
@@ -40,7 +41,7 @@ class Quantizer:
     settings: Settings = field(default_factory=Settings)
 
 
-@dataclass(frozen=True)
+@record
 class Scaling:
     """Scales for `fold`, float32 (channels,), all 1 where nothing helps; the loss with them and without.
 

@@ -6,7 +6,7 @@ A transform is one module in this package that defines `TRANSFORM`; it is found 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache
 
 from torch import Tensor
@@ -16,10 +16,11 @@ from quantkit.methods.settings import Run
 from quantkit.methods.transforms import transform_names
 from quantkit.methods.transforms.folding import F64, SiteWeights
 from quantkit.qtypes.target import Target
+from quantkit.records import record
 from quantkit.tensors import F32
 
 
-@dataclass(frozen=True)
+@record
 class Folded:
     """A fold whose scales are looked for, and what its consumers read.
 
@@ -37,7 +38,7 @@ class Folded:
     alpha: float = 0.5
 
 
-@dataclass(frozen=True)
+@record
 class Transform:
     """How far scales move.
 

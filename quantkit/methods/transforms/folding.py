@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from quantkit.errors import InputError, VerificationError
 from quantkit.families.folds import Fold
 from quantkit.qtypes.schemes.base import ScaleDtype
+from quantkit.records import record
 from quantkit.tensors import F32
 
 TOLERANCE = 1e-5  # of the largest output: float32 weights are rounded once more, by 6e-8 each
@@ -20,7 +20,7 @@ PROBES = 16
 F64 = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@record
 class SiteWeights:
     """The tensors of a site. `producer` is float32 (channels,) for a norm, else (rows, in), the last rows being the
     channels; an optional `bias` has as many values; `consumers` are (out, cols) by name.

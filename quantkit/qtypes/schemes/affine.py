@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from quantkit.qtypes.base import Grid
@@ -17,12 +15,13 @@ from quantkit.qtypes.schemes.base import (
     stored_values,
 )
 from quantkit.qtypes.target import Target
+from quantkit.records import record
 from quantkit.tensors import F32
 
 SMALLEST_STEP = np.float32(1e-7)  # of a group whose weights are all alike: the eps of mlx
 
 
-@dataclass(frozen=True)
+@record
 class Affine:
     """Codes 0..2^b-1, `group` of which share a scale and a bias stored as `scale_dtype`: value = scale * code + bias.
 

@@ -8,7 +8,7 @@ fits that grid (`fit`) and rounds to it as the loader's own quantizer would (`en
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from quantkit.errors import NonFiniteError, UnsupportedError
 from quantkit.qtypes.base import Codes, Grid
 from quantkit.qtypes.target import Target
+from quantkit.records import record
 from quantkit.tensors import F32
 
 ScaleDtype = Literal["F16", "BF16", "F32"]
@@ -29,7 +30,7 @@ EPSILON: dict[ScaleDtype, float] = {"F16": 2.0**-10, "BF16": 2.0**-7, "F32": 2.0
 SMALLEST_SCALE = 2.0**-126  # below, dividing by a scale depends on how the processor treats subnormal numbers
 
 
-@dataclass(frozen=True)
+@record
 class Quantized:
     """A rounded linear layer of weight (rows = out, cols = in).
 
@@ -52,7 +53,7 @@ class Quantized:
         return weight
 
 
-@dataclass(frozen=True, kw_only=True)
+@record(kw_only=True)
 class Traits:
     """What tables, engines and checks ask of how a weight is stored.
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 
 from quantkit.qtypes import base
 from quantkit.qtypes.base import Grid, QuantType
 from quantkit.qtypes.schemes.base import Quantized, Traits
 from quantkit.qtypes.target import Target, type_target
+from quantkit.records import record
 from quantkit.tensors import F32
 
 
-@dataclass(frozen=True)
+@record
 class Blocks:
     """The type called `name`; its grids have an entry per block, in row-major order."""
 

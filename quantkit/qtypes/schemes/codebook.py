@@ -7,7 +7,6 @@ blocks of 256 are rounded to a map of 256 levels, scaled by their own largest ma
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from quantkit.qtypes.base import Codes, Grid
 from quantkit.qtypes.schemes.base import Quantized, Traits, require_finite, stored_scales, whole_target
 from quantkit.qtypes.target import Target
+from quantkit.records import record
 from quantkit.tensors import F32, U8
 
 NF4 = np.array([
@@ -62,7 +62,7 @@ def _dynamic_map() -> F32:
 DYNAMIC_MAP = _dynamic_map()
 
 
-@dataclass(frozen=True)
+@record
 class Nested:
     """Largest magnitudes (n,) after double quantization: a byte each, float32 per 256 of them, and their mean."""
 
@@ -107,7 +107,7 @@ def _codes_of_bins() -> U8:
     return np.searchsorted(middles, at, side="left").astype(np.uint8)
 
 
-@dataclass(frozen=True)
+@record
 class Codebook:
     """NF4 or FP4 codes 0..15, `block` of which share a largest magnitude; `double` quantizes the magnitudes too."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
@@ -11,10 +10,11 @@ import numpy as np
 from quantkit.qtypes.base import Codes, Grid
 from quantkit.qtypes.schemes.base import Quantized, Traits, require_finite, whole_target
 from quantkit.qtypes.target import Target
+from quantkit.records import record
 from quantkit.tensors import F32, U8
 
 
-@dataclass(frozen=True)
+@record
 class Halves:
     """BF16 or F16; a code is the number's pattern of bits, read as int16."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -22,6 +21,7 @@ from quantkit.qtypes.schemes.base import (
     whole_target,
 )
 from quantkit.qtypes.target import Target
+from quantkit.records import record
 from quantkit.tensors import F32
 
 Symmetry = Literal["symmetric", "full-range", "asymmetric"]
@@ -34,7 +34,7 @@ SLAB = 1 << 20  # weights searched at once: bounds the copies
 ABSMAX = "absmax"  # field of a RowInt8 grid: the largest magnitude of each row, float32 (rows, 1)
 
 
-@dataclass(frozen=True)
+@record
 class Integers:
     """Codes of `bits` bits, `group` of which share a scale stored as `scale_dtype`; a group of -1 is a whole row.
 
@@ -175,7 +175,7 @@ class Integers:
         return self.grid(scale, zero, cols)
 
 
-@dataclass(frozen=True)
+@record
 class RowInt8:
     """LLM.int8() weights (arXiv 2208.07339): codes -127..127 and the largest magnitude of each row as float32."""
 

@@ -12,7 +12,7 @@ The type mxfp4 of GGUF (mxfp4.py) has the same blocks, but llama.cpp chooses the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +23,7 @@ from quantkit.qtypes.base import Codes, Grid
 from quantkit.qtypes.schemes.base import Quantized, Traits, require_finite, whole_target
 from quantkit.qtypes.schemes.minifloat import BYTE_VALUES, LARGEST, round_to_bytes
 from quantkit.qtypes.target import Target
+from quantkit.records import record
 from quantkit.tensors import F32, U8
 
 MAGNITUDES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
@@ -56,7 +57,7 @@ def round_to_codes(x: F32) -> Codes:
     return codes.astype(np.int16)
 
 
-@dataclass(frozen=True)
+@record
 class NVFP4:
     """E2M1 codes in groups of 16, E4M3 scales, and one float32 factor per weight = 448 * 6 / largest magnitude.
 
@@ -134,7 +135,7 @@ class NVFP4:
         return (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1)) & np.uint32(0xFFFF0000)).view("f4")
 
 
-@dataclass(frozen=True)
+@record
 class MXFP4:
     """E2M1 codes in groups of 32 and powers of two.
 

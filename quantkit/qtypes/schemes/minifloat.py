@@ -9,7 +9,6 @@ and code 253 is minus zero, which files hold and `nearest` never picks. `to_byte
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -19,6 +18,7 @@ from quantkit.qtypes.base import Codes, Grid
 from quantkit.qtypes.schemes import TILE
 from quantkit.qtypes.schemes.base import Quantized, ScaleDtype, Traits, require_finite, stored_scales, whole_target
 from quantkit.qtypes.target import Target
+from quantkit.records import record
 from quantkit.tensors import F32, U8
 
 Strategy = Literal["tensor", "channel", "block"]
@@ -79,7 +79,7 @@ def to_codes(raw: U8) -> Codes:
     return codes
 
 
-@dataclass(frozen=True)
+@record
 class Float8:
     """E4M3 weights, scale = largest magnitude / 448, stored as `scale_dtype`.
 

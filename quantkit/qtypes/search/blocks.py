@@ -8,13 +8,14 @@ cut never changes a byte.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantkit.errors import NonFiniteError
 from quantkit.qtypes.base import Grid
+from quantkit.records import record
 from quantkit.tensors import F32, U8
 
 F16 = NDArray[np.float16]
@@ -26,7 +27,7 @@ SLAB = 1 << 19
 LARGE_SLAB = 1 << 20
 
 
-@dataclass(frozen=True)
+@record
 class Encoder:
     """A searched type: `block` weights become `nbytes` bytes.
 

@@ -9,20 +9,20 @@ is an answer. Scales are tried from the coarsest on.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from quantkit.qtypes.kept import kept
+from quantkit.records import record
 from quantkit.tensors import F32
 
 F64 = NDArray[np.float64]
 I16 = NDArray[np.int16]
 
 
-@dataclass(frozen=True)
+@record
 class Floats:
     """Positive numbers that a scale can be: `digits` bits of mantissa, exponents from `lowest` on, up to `largest`.
 

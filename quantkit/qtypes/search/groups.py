@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
 
+from quantkit.records import record
 from quantkit.tensors import F32
 
 WIDTH = 32  # groups side by side
@@ -32,7 +32,7 @@ class Redo(IntEnum):
     ALL = 2
 
 
-@dataclass(frozen=True)
+@record
 class Groups:
     """Groups of weights x (m, n), and how their errors count.
 
@@ -46,7 +46,7 @@ class Groups:
     sigma2: F32 | None = None
 
 
-@dataclass(frozen=True)
+@record
 class Steps:
     """The candidates of an offset search: (first + size * k + top) / range for k = 0..last."""
 
@@ -55,7 +55,7 @@ class Steps:
     last: int
 
 
-@dataclass(frozen=True)
+@record
 class OffsetScales:
     """What an offset search finds for every group, each (count,).
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from quantkit.records import record
 
 
-@dataclass(frozen=True)
+@record
 class Kept:
     """What is left of the grid and of the zeros of some weights, in blocks and in weights."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache, cached_property
 
 import numpy as np
@@ -18,13 +17,14 @@ from numpy.typing import NDArray
 
 from quantkit.qtypes.search.groups import NEAR
 from quantkit.qtypes.search.lattice_points import POINTS
+from quantkit.records import record
 from quantkit.tensors import F32, U8
 
 I32 = NDArray[np.int32]
 U16 = NDArray[np.uint16]
 
 
-@dataclass(frozen=True)
+@record
 class Lattice:
     """A set of vectors of levels 0..top - 1.
 

@@ -5,8 +5,6 @@ Code top + l is level l with a positive sign, top - 1 - l with a negative one: c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,12 +16,13 @@ from quantkit.qtypes.search.lattice import U16, Lattice, lattice, nearest_points
 from quantkit.qtypes.search.lattice_types import BLOCK, Parts, odd_units, weighted_blocks
 from quantkit.qtypes.search.units import Ladder, Units
 from quantkit.qtypes.search.vectors import Vectors
+from quantkit.records import record
 from quantkit.tensors import F32, U8
 
 SCALE_TOP = 15
 
 
-@dataclass(frozen=True)
+@record
 class Signed:
     """How one type searches its points, scales and signs.
 

@@ -6,8 +6,6 @@ their values. The three codes of one shift are all that a group, or eight weight
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from quantkit.qtypes.base import Codes, Grid
@@ -15,6 +13,7 @@ from quantkit.qtypes.search.blocks import F16, half, widened
 from quantkit.qtypes.search.groups import Weighting, frozen
 from quantkit.qtypes.search.lattice import Lattice, lattice, nearest_points
 from quantkit.qtypes.search.lattice_types import BLOCK, Parts, odd_units, weighted_blocks
+from quantkit.records import record
 from quantkit.tensors import F32, U8
 
 LEVELS = np.array([-1.125, -0.875, -0.125, 0.125, 0.875, 1.125], np.float32)
@@ -22,7 +21,7 @@ SCALE_TOP = 7
 SIGMA_FACTOR = 2
 
 
-@dataclass(frozen=True)
+@record
 class Ternary:
     """How one type searches: groups of `group` weights with a scale, an odd multiple of d, below `eps` counted as zero.
 

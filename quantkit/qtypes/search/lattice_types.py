@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -17,13 +16,14 @@ from quantkit.qtypes.search.lattice import U16
 from quantkit.qtypes.search.superblocks import block_sigma2
 from quantkit.qtypes.search.units import Units
 from quantkit.qtypes.search.vectors import Vectors
+from quantkit.records import record
 from quantkit.tensors import F32, U8
 
 BLOCK = 256
 SLAB = 1 << 18  # weights: their magnitudes and importance take eight bytes each besides
 
 
-@dataclass(frozen=True)
+@record
 class Parts:
     """What b blocks store, each in order: `numbers` of points (b, points), `sc` scale codes (b, groups), d (b,).
 
@@ -61,7 +61,7 @@ class Coding(Protocol):
         """The parts that store codes (b, 256); vectors that the type lacks give way to the nearest that it has."""
 
 
-@dataclass(frozen=True)
+@record
 class BlockLayout:
     """The bytes of one type: `read` takes blocks (b, nbytes) apart, `write` fills them. The rest is as in QuantType."""
 
@@ -113,7 +113,7 @@ def lattice_type(layout: BlockLayout, coding: Coding) -> QuantType:
     )
 
 
-@dataclass(frozen=True)
+@record
 class Weighted:
     """Blocks x (b, 256), a view where possible, and how much an error of each weight counts, (b, 256)."""
 

@@ -17,14 +17,13 @@ Types with more bits per code store several planes; `shift` says which bits of t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from quantkit.qtypes.base import Codes, Grid
 from quantkit.qtypes.search.groups import SUPER, frozen, lanes
 from quantkit.qtypes.search.scales import middles
+from quantkit.records import record
 from quantkit.tensors import F32, U8
 
 # (bits, span) of the planes that loops write, and how many codes at once: SUPER is all of a block.
@@ -33,7 +32,7 @@ WRITTEN = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@record
 class Plane:
     """Bits [shift, shift + bits) of every code of a block, from byte `at` of the block on."""
 
@@ -43,7 +42,7 @@ class Plane:
     shift: int = 0
 
 
-@dataclass(frozen=True)
+@record
 class SearchCodes:
     """The codes a search ended with, which groups keep whose scale is stored as zero.
 

@@ -8,7 +8,6 @@ type of the source; else it gets the scale and codes that do, where there are so
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +19,13 @@ from quantkit.qtypes.iq4_nl import LEVELS as IQ4_NL
 from quantkit.qtypes.search.exact import E4M3, E8M0, F16, F64, I16, Floats, find_grids
 from quantkit.qtypes.search.kept_grids import Kept
 from quantkit.qtypes.search.superblocks import pack_six_bits
+from quantkit.records import record
 from quantkit.tensors import F32, U8
 
 Write = Callable[[U8, F64], None]  # the scales (n,) of blocks into their bytes (n, nbytes)
 
 
-@dataclass(frozen=True)
+@record
 class Holder:
     """How a type holds weights that lie on one grid: `levels` in rising order, their `codes`, and scales of `scales`
     for each `size` weights, that `write` stores. With `group` codes are counted from the lowest level of each group,

@@ -6,8 +6,6 @@ float16 d; in q2_k, q4_k and q5_k also a minimum, in units of dmin: value = d * 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +14,7 @@ from quantkit.qtypes.search import scales
 from quantkit.qtypes.search.blocks import F16, half, read_half, widened, write_half
 from quantkit.qtypes.search.groups import Groups, Steps, Weighting
 from quantkit.qtypes.search.planes import SearchCodes
+from quantkit.records import record
 from quantkit.tensors import F32, U8
 
 BLOCK = 256
@@ -24,7 +23,7 @@ SIX_BITS = 63
 WEIGHTED_STEPS = Steps(-0.9, 0.05, 36)
 
 
-@dataclass(frozen=True)
+@record
 class OffsetSearch:
     """How one type searches: groups of n, codes 0..top, scales and minima 0..scale_top.
 

@@ -6,10 +6,10 @@ integers store the scale itself, which is then a unit with a count of one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from quantkit.records import record
 
 
-@dataclass(frozen=True)
+@record
 class Ladder:
     """The values factor * unit * count of every group: names of the fields of a grid, and the limits of a count.
 
@@ -24,7 +24,7 @@ class Ladder:
     factor: float = 1
 
 
-@dataclass(frozen=True)
+@record
 class Units:
     """The ladder of a type's scales, and that of its offsets if it has any."""
 

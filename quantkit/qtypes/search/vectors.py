@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantkit.qtypes.search.lattice import points
+from quantkit.records import record
 from quantkit.tensors import F32
 
 RUN = 8  # columns whose signs are chosen together
 LANES = 16  # points that are looked at together
 
 
-@dataclass(frozen=True)
+@record
 class Vectors:
     """The vectors of levels that a type can store for its columns, `dims` of them at a time.
 

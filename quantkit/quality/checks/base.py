@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from quantkit.errors import VerificationError
+from quantkit.records import record
 
 
-@dataclass(frozen=True)
+@record
 class Check:
     """The outcome of one look. `ok` is None where it was not asked for or could not be made; `data` is for JSON, and
     `hint` is what helps where converting again does not."""
@@ -21,7 +22,7 @@ class Check:
     hint: str = ""
 
 
-@dataclass(frozen=True)
+@record
 class Verification:
     """All looks at one artifact."""
 
@@ -52,7 +53,7 @@ class Verification:
             raise VerificationError(f"{Path(path).name} does not verify: {what}", path=str(path), hint=hint)
 
 
-@dataclass(frozen=True)
+@record
 class VerifyOptions:
     """How to look. `engine` is None or "llama.cpp"; `say` is a text for it to continue; `sample_rows` of each tensor
     are compared, None for all. `base` is the model of an adapter, None for the one that it names."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf, isfinite, isinf
 from typing import Any
 
@@ -21,6 +21,7 @@ from quantkit.quality.checks.base import Check, VerifyOptions
 from quantkit.quality.feedback import gain
 from quantkit.quality.made import Held, Made
 from quantkit.quality.tensor_errors import TensorError, compare, compare_moved
+from quantkit.records import record
 from quantkit.tensors import F32
 from quantkit.units import counted
 from quantkit.untrusted import shown
@@ -34,7 +35,7 @@ CODES_FLOOR_DB = 100.0  # of codes that are the source's: products with their sc
 OWN = "by quantkit's own reader, for want of another"
 
 
-@dataclass(frozen=True)
+@record
 class Undecoded:
     """A weight that cannot be decoded, and why."""
 

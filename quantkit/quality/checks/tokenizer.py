@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from quantkit.metadata import KeyValue
 from quantkit.quality.checks.base import Check
 from quantkit.quality.made import Made
 from quantkit.quality.made_gguf import tokenizer_keys
+from quantkit.records import record
 from quantkit.source import Checkpoint
 from quantkit.tokenizer.check import Comparison
 from quantkit.tokenizer.check import check_tokenizer as compare_tokenizers
@@ -27,7 +28,7 @@ MAX_PROBLEMS = 20  # in JSON
 MAX_WORDS = 500  # an engine is asked over a socket, one text at a time
 
 
-@dataclass(frozen=True)
+@record
 class TokenComparison:
     """What an engine makes of the probes: `wrong` texts of `total`, the source's ids for all of them, and for every
     reason to leave probes out how many."""

@@ -11,7 +11,6 @@ import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +20,7 @@ import numpy as np
 from quantkit.errors import UnsupportedError, VerificationError
 from quantkit.extras import installed_version, require_installed
 from quantkit.quality.engines import LLAMA_CPP
+from quantkit.records import record
 from quantkit.tensors import F32
 from quantkit.untrusted import shown
 
@@ -29,7 +29,7 @@ PACKAGE, LIBRARY = "xllamacpp", "xllamacpp.abi3.so"
 LAST_WORDS = 4096  # bytes of what a process said before it died
 
 
-@dataclass(frozen=True)
+@record
 class Speed:
     """Seconds of the prompt of each sequence, and of each step of all sequences; bytes of the process at its peak."""
 

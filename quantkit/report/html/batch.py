@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import groupby
 
+from quantkit.records import record
 from quantkit.report.html.charts import Point
 from quantkit.report.html.markup import Markup, digits, join, name, table, tag
 from quantkit.report.html.page import LIMIT, document
@@ -18,7 +18,7 @@ HASH = 16  # digits of a hash, for people
 MARKS = {"done": "✓", "failed": "✕"}
 
 
-@dataclass(frozen=True)
+@record
 class TaskLine:
     """A task: its state, and why it failed."""
 
@@ -31,7 +31,7 @@ class TaskLine:
     why: str = ""
 
 
-@dataclass(frozen=True)
+@record
 class ArtifactLine:
     """An artifact. `loss` is its KL divergence in nats, with the standard error; None where nobody measured it. `data`
     tells on what: figures on other text cannot be compared."""
@@ -47,7 +47,7 @@ class ArtifactLine:
     data: str = ""
 
 
-@dataclass(frozen=True)
+@record
 class BatchPage:
     """What the page shows. `states` are how many tasks are in each state."""
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import ceil, floor, isfinite, log10
 
+from quantkit.records import record
 from quantkit.report.html.markup import Markup, digits, picture, tag, visible
 from quantkit.report.text import size
 
@@ -15,7 +15,7 @@ LEAST = 1e-9  # of a scale of magnitudes: what is smaller lies on its edge
 TICKS = 5
 
 
-@dataclass(frozen=True)
+@record
 class Scale:
     """From values to places between `start` and `stop`; by magnitudes where `log`."""
 
@@ -116,7 +116,7 @@ def bars(bins: Sequence[tuple[str, float]], axes: tuple[str, str], says: str) ->
     return picture(WIDTH, HEIGHT, says, *parts)
 
 
-@dataclass(frozen=True)
+@record
 class Point:
     """A variant: its bytes, what it loses, the standard error of that, and whether its gates hold."""
 

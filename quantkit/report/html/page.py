@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from quantkit.records import record
 from quantkit.report.html import sections
 from quantkit.report.html.charts import Point
 from quantkit.report.html.markup import Markup, join, name, table, tag
@@ -25,7 +25,7 @@ LEVELS = (  # from everything to what always fits
 )
 
 
-@dataclass(frozen=True)
+@record
 class Artifact:
     """A file of which sizes and types are known, and no more; `storage` as `report.kinds.Stored.as_json` says."""
 
@@ -38,7 +38,7 @@ class Artifact:
         return {"name": self.name, "bytes": self.nbytes, "identity": self.identity, "storage": self.storage}
 
 
-@dataclass(frozen=True)
+@record
 class Page:
     """What a report shows: measurements (quantkit.eval/1), runs (quantkit.eval-history/1), and artifacts alone."""
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from quantkit.records import record
 from quantkit.report.html import asked
 from quantkit.report.html.charts import Point, bars, curve, frontier, scatter, strip, trend
 from quantkit.report.html.markup import (
@@ -30,7 +30,7 @@ Record = Mapping[str, Any]
 SAME_RUNS = ("name", "reference", "data", "engine")  # what runs of a trend have in common
 
 
-@dataclass(frozen=True)
+@record
 class Detail:
     """How much is shown: at most so many variants, passages of each, rows of a table, and whether maps are drawn."""
 

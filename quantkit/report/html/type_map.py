@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from quantkit.records import record
 from quantkit.report.html.markup import MAX_NAME, Markup, figure, name, picture, table, tag, visible
 from quantkit.report.html.style import SWATCHES
 from quantkit.report.kinds import by_type
@@ -18,7 +18,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MIXED = "+"
 
 
-@dataclass(frozen=True)
+@record
 class Key:
     """The sign of a type: a letter, and the number of a colour."""
 

@@ -1,0 +1,200 @@
+"""A record does what a frozen data class of the standard library does."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import inspect
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError, asdict, astuple, dataclass, field, fields, is_dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from quantkit.records import record
+
+MAKERS: dict[str, Any] = {"record": record, "dataclass": dataclass(frozen=True)}
+
+
+def family(maker: Any) -> tuple[Any, Any, Any, Any]:
+    """A class, one that inherits from it, one whose fields are named alone, and one with methods of its own."""
+
+    @maker
+    class Base:
+        """A base."""
+
+        size: int
+        name: str = "x"
+        parts: list[int] = field(default_factory=list)
+        kind: ClassVar[int] = 3
+        note: str = field(default="", compare=False, repr=False)
+        unset: int = field(default=7, init=False)
+
+        @cached_property
+        def double(self) -> int:
+            return 2 * self.size
+
+    @maker
+    class Derived(Base):
+        """With one more."""
+
+        more: int = 5
+
+        def __post_init__(self) -> None:
+            object.__setattr__(self, "more", self.more + 1)
+
+    if maker is record:
+        named: Any = record(kw_only=True)
+        alone: Any = record(eq=False)
+    else:
+        named, alone = dataclass(frozen=True, kw_only=True), dataclass(frozen=True, eq=False)
+
+    @named
+    class Named:
+        """Named."""
+
+        first: int
+        second: tuple[int, ...] = ()
+
+    @alone
+    class Own:
+        """Equal to itself alone."""
+
+        size: int
+
+        def __repr__(self) -> str:
+            return "own"
+
+    return Base, Derived, Named, Own
+
+
+ASKED: dict[str, Callable[[Any, Any, Any, Any], Any]] = {
+    "repr": lambda b, d, n, o: (repr(b(1, note="?")), repr(d(1, more=9)), repr(n(first=2)), repr(o(1))),
+    "eq": lambda b, d, n, o: (b(1) == b(1, note="other"), b(1) == b(2), b(1) == d(1), b(1) == 1, o(1) == o(1)),
+    "hash": lambda b, d, n, o: (
+        hash(b(1, parts=())),
+        hash(d(1, parts=())),
+        hash(n(first=1)),
+        hash(b(1, parts=())) == hash(b(1, "x", (), "n")),
+    ),
+    "fields": lambda b, d, n, o: [
+        (f.name, f.init, f.repr, f.compare, f.kw_only) for c in (b, d, n, o) for f in fields(c)
+    ],
+    "asdict": lambda b, d, n, o: (asdict(b(1)), asdict(d(1)), astuple(n(first=1))),
+    "replace": lambda b, d, n, o: (
+        repr(replace(b(1), size=3)),
+        repr(replace(d(1), more=1)),
+        repr(replace(n(first=1), second=(1,))),
+    ),
+    "match": lambda b, d, n, o: (b.__match_args__, d.__match_args__, n.__match_args__, o.__match_args__),
+    "is": lambda b, d, n, o: (is_dataclass(b), is_dataclass(d(1))),
+    "copy": lambda b, d, n, o: (copy.copy(d(1)) == d(1), copy.deepcopy(d(1)) == d(1), copy.copy(d(1)).more),
+    "class": lambda b, d, n, o: (
+        b.kind,
+        b.name,
+        hasattr(b, "parts"),
+        b(1).double,
+        b.__doc__,
+        d.__doc__,
+        b(1).unset,
+        d(1).more,
+    ),
+    "own lists": lambda b, d, n, o: (b(1).parts is b(1).parts, b(1).parts),
+    "parameters": lambda b, d, n, o: [
+        (p.name, p.kind) for c in (b, d, n, o) for p in inspect.signature(c).parameters.values()
+    ],
+    "defaults": lambda b, d, n, o: [inspect.signature(d).parameters[name].default for name in ("size", "name", "more")],
+    "state": lambda b, d, n, o: sorted(vars(d(1))),
+}
+REFUSED: dict[str, tuple[type[Exception], Callable[[Any, Any, Any, Any], Any]]] = {
+    "nothing": (TypeError, lambda b, d, n, o: b()),
+    "too many": (TypeError, lambda b, d, n, o: b(1, "x", [], "", 5)),
+    "twice": (TypeError, lambda b, d, n, o: b(1, size=2)),
+    "unknown": (TypeError, lambda b, d, n, o: b(1, sizes=2)),
+    "not to be given": (TypeError, lambda b, d, n, o: b(1, unset=2)),
+    "no name": (TypeError, lambda b, d, n, o: n(1)),
+    "set": (FrozenInstanceError, lambda b, d, n, o: setattr(d(1), "size", 2)),
+    "set something else": (FrozenInstanceError, lambda b, d, n, o: setattr(b(1), "other", 2)),
+    "delete": (FrozenInstanceError, lambda b, d, n, o: delattr(b(1), "size")),
+    "hash of a list": (TypeError, lambda b, d, n, o: hash(b(1))),
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_record_is_a_frozen_dataclass(asked: str) -> None:
+    found = {name: ASKED[asked](*family(maker)) for name, maker in MAKERS.items()}
+    assert found["record"] == found["dataclass"]
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize("refused", REFUSED)
+def test_record_refuses_what_a_frozen_dataclass_does(refused: str, maker: str) -> None:
+    error, act = REFUSED[refused]
+    with pytest.raises(error) as raised:
+        act(*family(MAKERS[maker]))
+    if error is FrozenInstanceError:
+        assert str(raised.value).startswith(("cannot assign to field", "cannot delete field"))
+
+
+def test_what_is_wrong_is_named() -> None:
+    base = family(record)[0]
+    for arguments, named, told in (
+        ((), {}, "Base() misses its argument 'size'"),
+        ((1, "x", [], "", 5), {}, "Base() takes 4 arguments and 5 were given"),
+        ((1,), {"size": 2}, "Base() was given 'size' twice"),
+        ((1,), {"sizes": 2}, "Base() has no argument 'sizes'"),
+    ):
+        with pytest.raises(TypeError) as raised:
+            base(*arguments, **named)
+        assert str(raised.value) == told
+
+
+def test_a_record_that_holds_itself_can_be_shown() -> None:
+    base = family(record)[0]
+    one = base(1)
+    one.parts.append(one)
+    assert repr(one) == "family.<locals>.Base(size=1, name='x', parts=[...], unset=7)"
+
+
+def test_defaults_that_all_would_share_are_refused() -> None:
+    with pytest.raises(ValueError, match="mutable default"):
+
+        @record
+        class _Wrong:
+            """A list for all."""
+
+            parts: list[int] = []  # noqa: RUF012
+
+
+def test_nothing_is_compiled_for_a_record() -> None:
+    code = (
+        "import builtins, dataclasses, reprlib\n"
+        "from quantkit.records import record\n"
+        "builtins.exec = builtins.compile = builtins.eval = None\n"
+        "@record\n"
+        "class A:\n"
+        "    'doc'\n"
+        "    size: int\n"
+        "    name: str = 'x'\n"
+        "print(repr(A(1)), A(1) == A(1))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "A(size=1, name='x') True\n"
+
+
+def test_frozen_data_classes_of_the_project_are_records() -> None:
+    """But those with slots, which `dataclass` makes another class for, and of which there are many at once."""
+    left = []
+    for file in sorted((Path(__file__).parent.parent / "quantkit").rglob("*.py")):
+        if "@dataclass(" not in (text := file.read_text("utf-8")):
+            continue
+        for node in ast.walk(ast.parse(text)):
+            for decorator in node.decorator_list if isinstance(node, ast.ClassDef) else ():
+                if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "dataclass":
+                    given = {k.arg for k in decorator.keywords}
+                    left += [f"{file.name}: {node.name}"] if "frozen" in given and "slots" not in given else []
+    assert left == []
