@@ -1,101 +1,104 @@
-"""Compiled loops that are kept on disk where a folder can be written, and compiled for each process where none can."""
+"""From a function to machine code: the one place that knows how numba compiles and calls.
+
+Numba's functions take an array as seven and more numbers, give what they return through a pointer and say in a status
+how they ended. That is no promise of numba's: where a version does otherwise, `compiled_code` sees it and leaves the
+calling to numba, which then compiles in every process.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from functools import cache
+import ctypes
+from collections.abc import Callable
 from typing import Any
 
-from llvmlite import binding  # type: ignore[import-untyped]
-from numba import njit
-from numba.core import caching
-from numba.core.runtime import rtsys
+from llvmlite import binding, ir  # type: ignore[import-untyped]
+from numba import njit, typeof, types
+from numba.core import compiler
+from numba.np.numpy_support import as_dtype
 
-# What numba raises where it unpickles a damaged file of its cache: that may ask for anything by any name.
-DAMAGED = (
-    caching.pickle.UnpicklingError, ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError,
-    MemoryError, NameError, RuntimeError, SyntaxError, TypeError, ValueError,
-)  # fmt: skip
+from quantkit.qtypes.kept import Compilable, flat_types
+from quantkit.qtypes.machine_code import Code
 
-RUNTIME = re.compile(rb"NRT_\w+")  # functions of numba's runtime, as machine code names them
-OF_A_LOOP = frozenset({b"NRT_incref", b"NRT_decref"})  # which each loop has in its own code
-FORM = "without empty environments"  # of what is kept; code that was kept in another is compiled again
+# Arrays that a function makes for itself (their sizes in bytes, and a multiple of which their place is), and their end.
+# Before them stand, in numba's own form (numba/core/runtime/nrt.h): how often an array is referred to, a destructor and
+# what it wants, where the bytes are, how many.
+HEADER_BYTES = 64
+RUNTIME = """
+declare ptr @quantkit_allocate(i64)
+declare void @quantkit_free(ptr)
 
+define ptr @NRT_MemInfo_alloc_aligned(i64 %size, i32 %align) {
+  %wide = zext i32 %align to i64
+  %room = add i64 %wide, HEADER
+  %all = add i64 %size, %room
+  %info = call ptr @quantkit_allocate(i64 %all)
+  %none = icmp eq ptr %info, null
+  br i1 %none, label %end, label %fill
+fill:
+  %base = ptrtoint ptr %info to i64
+  %behind = add i64 %base, %room
+  %over = urem i64 %behind, %wide
+  %place = sub i64 %behind, %over
+  %data = inttoptr i64 %place to ptr
+  store i64 1, ptr %info
+  %where = getelementptr { i64, ptr, ptr, ptr, i64 }, ptr %info, i64 0, i32 3
+  store ptr %data, ptr %where
+  br label %end
+end:
+  ret ptr %info
+}
 
-class _Kept(caching.CompileResultCacheImpl):  # type: ignore[misc]
-    """What is kept of a loop: its machine code, without environments of numba's own functions that hold nothing.
-
-    An environment is where compiled code finds Python objects. To read one, numba imports the module of its function:
-    twenty, with all that Python's texts can do, for `np.empty`.
-    """
-
-    def reduce(self, compiled: Any) -> tuple[Any, ...]:
-        *code, environments = super().reduce(compiled)
-        own = compiled.environment
-        return (*code, tuple(each for each in environments if each is own or each.consts))
-
-    def rebuild(self, context: Any, kept: Any) -> Any:
-        """The loop. Needs numba's runtime: its functions by address, or all of it where the code names others."""
-        code: bytes = kept[0][2][0]
-        if not _runtime().issuperset(RUNTIME.findall(code)):
-            rtsys.initialize(context)
-        return super().rebuild(context, kept)
-
-
-@cache
-def _runtime() -> frozenset[bytes]:
-    """Tell LLVM where the functions of numba's runtime are, and return their names: what `rtsys.initialize` does before
-    it compiles a library (0.02 s), with which only code in the making is linked."""
-    try:
-        from numba.core.runtime._nrt_python import c_helpers
-    except ImportError:  # a numba that has them elsewhere
-        return frozenset()
-    functions = {name if name.startswith("_") else f"NRT_{name}": address for name, address in c_helpers.items()}
-    for name, address in functions.items():
-        binding.add_symbol(name, address)
-    return OF_A_LOOP.union(name.encode() for name in functions)
+define void @NRT_MemInfo_call_dtor(ptr %info) {
+  call void @quantkit_free(ptr %info)
+  ret void
+}
+""".replace("HEADER", str(HEADER_BYTES))
+OURS = ("NRT_MemInfo_alloc_aligned", "NRT_MemInfo_call_dtor")
 
 
-class KeptCache(caching.FunctionCache):  # type: ignore[misc]  # numba offers no other way
-    """Numba's cache, which is a help and no more: what cannot be written or read back is compiled again.
-
-    Reading machine code needs nothing of what compiling needs: a hundred modules about everything that a loop might
-    call, which the compiler imports by itself where there is no code on the disk.
-    """
-
-    _impl_class = _Kept
-
-    def _index_key(self, signature: Any, codegen: Any) -> tuple[Any, ...]:
-        return (*super()._index_key(signature, codegen), FORM)
-
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        with self._guard_against_spurious_io_errors():
-            return self._load_overload(sig, target_context)
-
-    @contextmanager
-    def _guard_against_spurious_io_errors(self) -> Iterator[None]:
-        """Around each reading and each writing. What a damaged index says is forgotten, or it would stay damaged."""
-        try:
-            yield
-        except OSError:
-            return
-        except DAMAGED:
-            with suppress(OSError):
-                self._cache_file.flush()
+def compilable(function: Callable[..., Any]) -> Compilable:
+    """What numba compiles: without Python's lock, and with division by zero as in C. No fastmath."""
+    made: Compilable = njit(nogil=True, error_model="numpy")(function)
+    return made
 
 
-def keep(dispatcher: Any, function: Callable[..., Any], cache: type[KeptCache] = KeptCache) -> Any:
-    """Give a dispatcher of numba a cache beside the source or in the user's cache folder.
+def compiled_code(made: Any, args: tuple[Any, ...]) -> Code | None:
+    """The machine code of a function for arguments of the types of these; None where that cannot be kept."""
+    flags = compiler.Flags()
+    made.targetdescr.options.parse_as_flags(flags, made.targetoptions)
+    flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
+    given = tuple(map(typeof, args))
+    found = compiler.compile_extra(made.typingctx, made.targetctx, made.py_func, given, None, flags, {})
+    result = _result(found.signature.return_type)
+    if result is None or not _as_we_call(made.targetctx, found.signature, args):
+        return None
+    codegen = found.library.codegen
+    module = found.library._final_module.clone()
+    if any(function.name in OURS for function in module.functions):
+        module.link_in(binding.parse_assembly(f'target triple = "{module.triple}"\n{RUNTIME}'))
+    asked = [f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")]
+    return Code(codegen._tm.emit_object(module), found.fndesc.llvm_func_name, result, tuple(asked))
 
-    Without either (a package that another user installed, and no home) it has none.
-    """
-    with suppress(RuntimeError):
-        dispatcher._cache = cache(function)
-    return dispatcher
+
+def _result(kind: Any) -> str | None:
+    """The character of what a function returns, "" for None; None for what cannot be told by one."""
+    if kind == types.none:
+        return ""
+    return str(as_dtype(kind).char) if isinstance(kind, types.Number | types.Boolean) else None
 
 
-def compile_kept(function: Callable[..., Any], **options: Any) -> Any:
-    """numba.njit(nogil=True, **options) with the machine code kept on disk."""
-    return keep(njit(nogil=True, **options)(function), function)
+def _as_we_call(context: Any, signature: Any, args: tuple[Any, ...]) -> bool:
+    """Whether numba calls a function of this signature with the numbers and pointers that `flat_types` says."""
+    found = context.call_conv.get_function_type(signature.return_type, signature.args)
+    wanted = [ctypes.c_void_p, ctypes.c_void_p, *flat_types(args)]
+    same = len(found.args) == len(wanted) and all(map(_is, found.args, wanted))
+    return same and isinstance(found.return_type, ir.IntType) and found.return_type.width == 32
+
+
+def _is(kind: Any, wanted: Any) -> bool:
+    """Whether a type of LLVM is passed as one of ctypes."""
+    if wanted is ctypes.c_void_p:
+        return isinstance(kind, ir.PointerType)
+    if wanted in (ctypes.c_float, ctypes.c_double):
+        return isinstance(kind, ir.FloatType if wanted is ctypes.c_float else ir.DoubleType)
+    return isinstance(kind, ir.IntType) and kind.width == 8 * ctypes.sizeof(wanted)

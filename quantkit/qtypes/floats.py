@@ -25,7 +25,7 @@ F32_OVERFLOW = 0x7F800000  # infinity itself
 FEW = 1 << 16  # numbers
 
 
-@kept()
+@kept
 def _narrow_f16(src: U32, dst: U16) -> np.uint32:
     """Round float32 patterns to float16 patterns; return the largest magnitude pattern seen."""
     worst = np.uint32(0)
@@ -43,7 +43,7 @@ def _narrow_f16(src: U32, dst: U16) -> np.uint32:
     return worst
 
 
-@kept()
+@kept
 def _narrow_bf16(src: U32, dst: U16) -> np.uint32:
     """Round float32 patterns to bfloat16 patterns; return the largest magnitude pattern seen."""
     worst = np.uint32(0)
@@ -54,7 +54,7 @@ def _narrow_bf16(src: U32, dst: U16) -> np.uint32:
     return worst
 
 
-@kept()
+@kept
 def _widen_f16(src: U16, dst: U32) -> None:
     for i in range(src.size):
         bits = np.uint32(src[i])
@@ -67,13 +67,13 @@ def _widen_f16(src: U16, dst: U32) -> None:
         dst[i] = value | ((bits & np.uint32(0x8000)) << np.uint32(16))
 
 
-@kept()
+@kept
 def _widen_bf16(src: U16, dst: U32) -> None:
     for i in range(src.size):
         dst[i] = np.uint32(src[i]) << np.uint32(16)
 
 
-@kept()
+@kept
 def _largest_magnitude(src: U32) -> np.uint32:
     worst = np.uint32(0)
     for i in range(src.size):

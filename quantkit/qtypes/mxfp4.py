@@ -30,7 +30,7 @@ NBYTES = 17
 LEVELS = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
 
 
-@kept()
+@kept
 def _exponents(bits: U32, exponent: U8) -> None:
     """The stored exponent (n,) of each block, given as patterns (n, 32).
 
@@ -50,7 +50,7 @@ def _exponents(bits: U32, exponent: U8) -> None:
             exponent[i] = stored if stored != 255 else 0
 
 
-@kept()
+@kept
 def _round(blocks: F32, scale: F32, raw: U8) -> None:
     """Fill bytes 1 to 16 of `raw` (n, 17) with the nearest levels of blocks (n, 32); the smaller one wins a tie."""
     for i in range(blocks.shape[0]):

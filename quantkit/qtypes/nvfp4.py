@@ -56,7 +56,7 @@ def scale_bytes(scale: F32) -> U8:
     return raw
 
 
-@kept()
+@kept
 def _round(groups: F32, scale: F32, qs: U8) -> None:
     """Fill qs (n, 8) with the nearest levels of groups (n, 16); the smaller one wins a tie."""
     for i in range(groups.shape[0]):

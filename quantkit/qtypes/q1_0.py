@@ -25,7 +25,7 @@ LEVELS = np.array([-1, 1], np.float32)
 LEVELS.flags.writeable = False
 
 
-@kept()
+@kept
 def _means(blocks: F32, scale: F32) -> None:
     """Fill the mean magnitude (n,) of `blocks` (n, 128), summed from the first weight to the last."""
     for i in range(blocks.shape[0]):

@@ -24,7 +24,7 @@ NBYTES = 18
 SHIFTS = np.arange(0, 8, 2, dtype=np.uint8)
 
 
-@kept(error_model="numpy")
+@kept
 def _encode(blocks: F32, raw: U8, scale: F32) -> None:
     """Fill the codes of `raw` (n, 18) and the unrounded scales (n,) of `blocks` (n, 64)."""
     half = np.float32(0.5)

@@ -22,7 +22,7 @@ NBYTES = 34
 QMAX = 127
 
 
-@kept(error_model="numpy")
+@kept
 def _encode(blocks: F32, bits: U32, raw: U8, scale: F32) -> None:
     """Fill the codes of `raw` (n, 34) and the unrounded scales (n,). `bits` is `blocks` (n, 32) as patterns."""
     for i in range(blocks.shape[0]):

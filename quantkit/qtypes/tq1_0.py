@@ -30,7 +30,7 @@ NBYTES = 54
 RUNS = ((0, 32, 0, 5), (32, 16, 160, 5), (48, 4, 240, 4))
 
 
-@kept(error_model="numpy")
+@kept
 def _round(blocks: F32, bits: U32, trits: U8, scale: F32) -> None:
     """Fill trits (n, 256), 0 to 2, and the unrounded scales (n,). `bits` is `blocks` (n, 256) as patterns."""
     for i in range(blocks.shape[0]):
@@ -48,7 +48,7 @@ def _round(blocks: F32, bits: U32, trits: U8, scale: F32) -> None:
             trits[i, j] = np.uint8(1) + np.uint8(x >= np.float32(0.5)) - np.uint8(x <= np.float32(-0.5))
 
 
-@kept()
+@kept
 def _pack(trits: U8, raw: U8) -> None:
     """Fill bytes 0 to 51 of `raw` (n, 54) from trits (n, 256)."""
     for i in range(trits.shape[0]):

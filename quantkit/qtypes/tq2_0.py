@@ -23,7 +23,7 @@ BLOCK = 256
 NBYTES = 66
 
 
-@kept(error_model="numpy")
+@kept
 def _encode(blocks: F32, bits: U32, raw: U8, scale: F32) -> None:
     """Fill the codes of `raw` (n, 66) and the unrounded scales (n,). `bits` is `blocks` (n, 256) as patterns."""
     for i in range(blocks.shape[0]):

@@ -27,7 +27,7 @@ WEIGHT, BIAS = ".weight", ".bias"
 ROWS_AT_ONCE = 1 << 20  # weights that are read at once where lengths of columns are summed
 
 
-@kept()
+@kept
 def _add_product(values: F32, left: F32, right: F32, scale: float) -> None:
     """values (n, cols) += scale * left (n, rank) @ right (rank, cols), summed in float64 and rounded once."""
     rows, cols = values.shape

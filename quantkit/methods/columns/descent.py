@@ -18,6 +18,7 @@ from quantkit.methods.columns.refit import Segment, owned, refit
 from quantkit.methods.columns.sweeps import Slab, Sweep
 from quantkit.methods.columns.vectors import descend_vectors
 from quantkit.qtypes.base import Codes, Grid
+from quantkit.qtypes.search import entries
 from quantkit.qtypes.target import Target
 from quantkit.tensors import F32
 
@@ -60,13 +61,11 @@ def descend_slab(sweep: Sweep, slab: Slab, rows: slice) -> Slab:
 def _chosen(target: Target, on: tuple[Lookup, Indices], segment: Segment, codes: Codes) -> tuple[F32, F32]:
     """Better codes for a segment, in place; what they decode to, and what each row gained. `on` is the grid and the
     group of each column."""
-    from quantkit.qtypes.search.feedback import descend  # numba: only once weights are rounded
-
     if target.vectors is not None:
         return descend_vectors(segment, on, target.vectors, codes)
     grid, groups = on
     decoded, gain = np.empty(codes.shape, np.float32), np.empty(len(codes), np.float32)
-    descend(segment.levels, segment.slope, segment.hessian, grid.columns(groups), decoded, codes, gain)
+    entries.descend(segment.levels, segment.slope, segment.hessian, grid.columns(groups), decoded, codes, gain)
     return decoded, gain
 
 

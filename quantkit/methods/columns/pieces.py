@@ -10,6 +10,7 @@ from quantkit.methods.base import Indices
 from quantkit.methods.columns.grids import Lookup, Table, choose, lookup
 from quantkit.methods.settings import Settings
 from quantkit.qtypes.base import Codes, Grid
+from quantkit.qtypes.search import entries
 from quantkit.qtypes.target import Target
 from quantkit.records import record
 from quantkit.tensors import F32
@@ -65,10 +66,8 @@ def fit_piece(columns: Piece, target: Target, settings: Settings) -> Grid:
 
 def round_columns(weight: F32, targets: F32, mixing: F32, pivots: F32, grid: Table) -> tuple[Codes, F32, F32]:
     """Codes, errors (rows, n) and loss (rows,) of columns rounded one after the other: see feedback.sweep."""
-    from quantkit.qtypes.search.feedback import sweep  # numba: only once weights are rounded
-
     codes, errors, loss = np.empty(weight.shape, np.int16), np.empty_like(weight), np.empty(len(weight), np.float32)
-    sweep(weight, targets, mixing, pivots, grid, codes, errors, loss)
+    entries.sweep(weight, targets, mixing, pivots, grid, codes, errors, loss)
     return codes, errors, loss
 
 

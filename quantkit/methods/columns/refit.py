@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from quantkit.qtypes.base import Grid
+from quantkit.qtypes.search import entries
 from quantkit.qtypes.search.units import Ladder, Units
 from quantkit.records import record
 from quantkit.tensors import F32
@@ -68,15 +69,13 @@ class _Refit:
         self.factors = np.float32(units.scale.factor), np.float32(units.offset.factor if units.offset else 1)
 
     def run(self) -> F32:
-        from quantkit.qtypes.search.refitting import refit_counts, refit_units  # numba: only once weights are rounded
-
         segment, gained = self.segment, np.zeros(len(self.segment.levels), np.float32)
         rows, n = segment.levels.shape
         sums = segment.hessian.reshape(-1, self.width, n).sum(axis=1)
         factor, other_factor = self.factors
         if self.units.scale.count:
             squares = sums.reshape(len(sums), -1, self.width).sum(axis=2).diagonal()
-            refit_counts(
+            entries.refit_counts(
                 segment.levels, segment.slope, segment.hessian, np.ascontiguousarray(squares), self.unit * factor,
                 self.other_unit * other_factor, self.count, self.other_count, self._limits(), gained,
             )  # fmt: skip
@@ -84,7 +83,7 @@ class _Refit:
         by_block = torch.from_numpy(along).reshape(rows, self.unit.shape[1], -1).transpose(0, 1)
         # torch: numpy's products would use threads of their own
         mixed = by_block @ torch.from_numpy(segment.hessian).reshape(self.unit.shape[1], -1, n)
-        refit_units(
+        entries.refit_units(
             along,
             mixed.numpy(),
             segment.slope,

@@ -8,6 +8,7 @@ from quantkit.methods.base import Indices
 from quantkit.methods.columns.grids import Lookup
 from quantkit.methods.columns.refit import Segment
 from quantkit.qtypes.base import Codes
+from quantkit.qtypes.search import entries
 from quantkit.qtypes.search.vectors import RUN, Vectors
 from quantkit.tensors import F32
 
@@ -20,29 +21,25 @@ def round_vectors(
     weight and targets (rows, n) and the factor, M (n, n) and D (n,), are in visited order; `on` is the grid and the
     group of each column.
     """
-    from quantkit.qtypes.search.vector_feedback import sweep_vectors  # numba: only once weights are rounded
-
     mixing, pivots = factor
     grid, groups = on
     codes, errors, loss = np.empty(weight.shape, np.int16), np.empty_like(weight), np.empty(len(weight), np.float32)
     forms, runs = _forms(mixing, pivots, vectors.dims), _forms(mixing, pivots, RUN)
     weights = np.ascontiguousarray(np.diagonal(runs, axis1=1, axis2=2)).reshape(-1)
     table = (np.ascontiguousarray(grid.scale), np.ascontiguousarray(groups[::RUN]))
-    sweep_vectors(weight, targets, mixing, forms, weights, table, _tables(vectors), codes, errors, loss)
+    entries.sweep_vectors(weight, targets, mixing, forms, weights, table, _tables(vectors), codes, errors, loss)
     return codes, errors, loss
 
 
 def descend_vectors(segment: Segment, on: tuple[Lookup, Indices], vectors: Vectors, codes: Codes) -> tuple[F32, F32]:
     """Better vectors for the columns of a segment, whose levels and `codes` are changed; what they decode to (rows, n)
     and what each row gained (rows,)."""
-    from quantkit.qtypes.search import vector_feedback as loops  # numba: only once weights are rounded
-
     grid, groups = on
     decoded, gain = np.empty(codes.shape, np.float32), np.empty(len(codes), np.float32)
     blocks = np.stack([segment.hessian[k : k + vectors.dims, k : k + vectors.dims] for k in _firsts(codes, vectors)])
     inverses = np.linalg.inv(blocks.astype(np.float64)).astype(np.float32)
     table = (np.ascontiguousarray(grid.scale), np.ascontiguousarray(groups[::RUN]))
-    loops.descend_vectors(
+    entries.descend_vectors(
         segment.levels, segment.slope, segment.hessian, inverses, table, _tables(vectors), decoded, codes, gain
     )
     return decoded, gain

@@ -16,10 +16,21 @@ from __future__ import annotations
 import numpy as np
 
 from quantkit.qtypes.search.compilation import called, compiled, inlined
-from quantkit.qtypes.search.lanes import absolute, first_lane, lane_bits, load, nearest, select, splat, store, whole
+from quantkit.qtypes.search.groups import SWEPT as WIDTH
+from quantkit.qtypes.search.lanes import (
+    absolute,
+    first_lane,
+    flattened,
+    lane_bits,
+    load,
+    nearest,
+    select,
+    splat,
+    store,
+    whole,
+)
 from quantkit.qtypes.search.tiles import AHEAD, EPS, INFINITY, ZERO, ask_for, gather_tile, load_tile, signed_peak
 
-WIDTH = 64  # groups that are swept at once
 ALL_LANES = np.uint64(2**WIDTH - 1)
 SWEEPS = 5
 # A sum that is larger has terms that are rounded by the last bit of their mantissa, not by the end of float32's range.
@@ -179,7 +190,7 @@ def _sweep_and_leave(flat, x, state, terms, top, owners, waiting, scale):  # typ
 def search_descent(groups, top, scale):  # type: ignore[no-untyped-def]
     """Search B of groups (m, n): least squares with weights x*x, then sweeps; scale (lanes,), 0 where all is zero."""
     count, n = groups.shape
-    flat, starts = groups.reshape(-1), np.empty(WIDTH, np.int64)
+    flat, starts = flattened(groups), np.empty(WIDTH, np.int64)
     x, terms = np.empty((n, WIDTH), np.float32), np.empty((n, WIDTH), np.float32)
     state, swept = np.empty((n + 2, WIDTH), np.float32), np.zeros((n + 2, WIDTH), np.float32)
     owners, waiting = np.zeros((3, WIDTH), np.int64), 0
@@ -207,8 +218,8 @@ def descent_codes(groups, top, kept):  # type: ignore[no-untyped-def]
     x, terms = np.empty((n, WIDTH), np.float32), np.empty((n, WIDTH), np.float32)
     state, scale = np.empty((n + 2, WIDTH), np.float32), np.empty(WIDTH, np.float32)
     for first in range(0, count, WIDTH):
-        load_tile(groups.reshape(-1), first, n, x)
-        _first_look(groups.reshape(-1), x, state, terms, top, scale, 0)
+        load_tile(flattened(groups), first, n, x)
+        _first_look(flattened(groups), x, state, terms, top, scale, 0)
         for _ in range(SWEEPS):
             _sweep(x, state, terms, top)
         for lane in range(min(WIDTH, count - first)):

@@ -63,7 +63,7 @@ def find_grids(blocks: F32, levels: F64, scales: Floats, source: str) -> tuple[I
     return places, scale, found.astype(np.bool_)
 
 
-@kept(error_model="numpy")
+@kept
 def _find(
     blocks: F32,
     levels: F64,

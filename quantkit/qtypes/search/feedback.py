@@ -18,6 +18,7 @@ import numpy as np
 from quantkit.qtypes.search.groups import WIDTH
 from quantkit.qtypes.search.lanes import (
     first_lane,
+    flattened,
     lane_bits,
     load,
     nearest_small,
@@ -71,8 +72,8 @@ def sweep(w, target, mixing, pivots, grid, codes, errors, loss):  # type: ignore
     for first in range(0, rows, WIDTH):
         for lane in range(WIDTH):
             starts[lane] = min(first + lane, rows - 1) * n
-        gather_tile(target.reshape(-1), starts, n, t)
-        gather_tile(w.reshape(-1), starts, n, own)
+        gather_tile(flattened(target), starts, n, t)
+        gather_tile(flattened(w), starts, n, own)
         total = splat(ZERO, WIDTH)
         held, scale, offset = -1, splat(ZERO, WIDTH), splat(ZERO, WIDTH)
         count = min(WIDTH, rows - first)

@@ -10,6 +10,7 @@ from quantkit.records import record
 from quantkit.tensors import F32
 
 WIDTH = 32  # groups side by side
+SWEPT = 64  # groups that are swept at once
 SUPER = 256  # codes of a super-block: no other has planes of 32 bytes and more
 
 

@@ -18,7 +18,9 @@ from typing import Any
 from llvmlite import ir  # type: ignore[import-untyped]  # the code generator that numba is built on
 from numba import types
 from numba.core import cgutils
+from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
+from numba.np import arrayobj
 
 # Adding 1.5 * 2**23 leaves the nearest integer (ties to even) in the low mantissa bits.
 ROUND_MAGIC = 12582912.0
@@ -126,6 +128,20 @@ def splatted(builder: Any, value: Any, vector: Any) -> Any:
 def pointer(context: Any, builder: Any, array: Any, value: Any, at: Any, vector: Any) -> Any:
     data = context.make_array(array)(context, builder, value).data
     return builder.bitcast(builder.gep(data, [at]), vector.as_pointer())
+
+
+@intrinsic
+def flattened(_context: Any, array: Any) -> Any:
+    """A C-contiguous array in one dimension: its numbers as they lie. numba's `reshape` calls a function of its own."""
+    along = array.copy(ndim=1)
+
+    def emit(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        given, made = context.make_array(array)(context, builder, args[0]), context.make_array(along)(context, builder)
+        parts = {name: getattr(given, name) for name in ("data", "itemsize", "meminfo", "parent")}
+        arrayobj.populate_array(made, shape=[given.nitems], strides=[given.itemsize], **parts)
+        return impl_ret_borrowed(context, builder, along, made._getvalue())
+
+    return along(array), emit
 
 
 @intrinsic(prefer_literal=True)

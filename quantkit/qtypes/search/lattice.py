@@ -15,6 +15,7 @@ from functools import cache, cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from quantkit.qtypes.search import entries
 from quantkit.qtypes.search.groups import NEAR
 from quantkit.qtypes.search.lattice_points import POINTS
 from quantkit.records import record
@@ -72,8 +73,6 @@ def lattice(name: str, rings: int) -> Lattice:
 
     Takes a tenth of a second and a few megabytes at most (iq2xs_init_impl, iq3xs_init_impl of ggml-quants.c).
     """
-    from quantkit.qtypes.search.lattice_loops import neighbours
-
     levels = points(name)
     dims, top = levels.shape[1], POINTS[name][0]
     bits = 2 if top == 3 else 3
@@ -84,10 +83,10 @@ def lattice(name: str, rings: int) -> Lattice:
     number -= 1
     number[keys(outside, bits)] = -1 - np.arange(len(outside))
     starts = np.zeros(len(outside) + 1, np.int32)
-    neighbours(levels, outside, rings, starts, np.empty(0, np.uint16))
+    entries.neighbours(levels, outside, rings, starts, np.empty(0, np.uint16))
     starts = np.cumsum(-(-starts // NEAR) * NEAR, dtype=np.int32)
     near = np.empty(starts[-1], np.uint16)
-    neighbours(levels, outside, rings, starts, near)
+    entries.neighbours(levels, outside, rings, starts, near)
     return Lattice(top, bits, levels, number, starts, near)
 
 

@@ -79,13 +79,12 @@ def weigh(blocks, importance, sigma2, how, weight):  # type: ignore[no-untyped-d
 
 
 @compiled
-def magnitudes(blocks, weight, parity, signs):  # type: ignore[no-untyped-def]
-    """The magnitudes (b, 256) of blocks (b, 256); signs (b, 32), bit i for weight i of 8.
+def magnitudes(blocks, weight, parity, x, signs):  # type: ignore[no-untyped-def]
+    """The magnitudes x (b, 256) of blocks (b, 256); signs (b, 32), bit i for weight i of 8.
 
     With `parity` the number of signs in 8 is even: of an odd number, the weight that matters least changes its own, and
     its magnitude becomes negative.
     """
-    x = np.empty(blocks.shape, np.float32)
     for b in range(blocks.shape[0]):
         for k in range(32):
             byte, flips, least, cost = 0, 0, 0, LARGEST
@@ -102,7 +101,6 @@ def magnitudes(blocks, weight, parity, signs):  # type: ignore[no-untyped-def]
                 x[b, least] = -x[b, least]
                 byte ^= 1 << (least - 8 * k)
             signs[b, k] = byte
-    return x
 
 
 @inlined

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantkit.qtypes.base import Codes, Grid
-from quantkit.qtypes.search import scales
+from quantkit.qtypes.search import entries, scales
 from quantkit.qtypes.search.blocks import F16, half, widened
 from quantkit.qtypes.search.groups import Redo, Weighting, frozen
 from quantkit.qtypes.search.lattice import U16, Lattice, lattice, nearest_points
@@ -72,11 +72,10 @@ class Signed:
 
     def search(self, rows: F32, importance: F32 | None) -> Parts:
         """The parts of rows (r, cols) of super-blocks."""
-        from quantkit.qtypes.search import lattice_loops as loops
-
         weighted = weighted_blocks(rows, importance, self.weighting, self.sigma_factor)
         signs = np.empty((len(weighted.x), 32), np.uint8)
-        magnitudes = loops.magnitudes(frozen(weighted.x), weighted.weight, self.parity, signs)
+        magnitudes = np.empty_like(weighted.x)
+        entries.magnitudes(frozen(weighted.x), weighted.weight, self.parity, magnitudes, signs)
         mask = 127 if self.parity else 255
         signs &= np.uint8(mask)
         group_signs = signs.reshape(-1, self.group // 8)
@@ -86,7 +85,7 @@ class Signed:
         numbers = np.zeros((len(x), self.group // self.lattice.dims), np.uint16)
         settings = (self.lattice.top, self.lattice.bits, self.steps, int(self.redo), mask)
         tables = self.lattice.tables
-        loops.search_points(x, weight, peak, scale, settings, np.float32(self.step), tables, group_signs, numbers)
+        entries.search_points(x, weight, peak, scale, settings, np.float32(self.step), tables, group_signs, numbers)
         unit, sc = odd_units(scale.reshape(-1, BLOCK // self.group), SCALE_TOP)
         if self.closes_up:
             _close_up(numbers, group_signs, peak.reshape(sc.shape) == 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from quantkit.qtypes.base import Codes, Grid
+from quantkit.qtypes.search import entries
 from quantkit.qtypes.search.blocks import F16, half, widened
 from quantkit.qtypes.search.groups import Weighting, frozen
 from quantkit.qtypes.search.lattice import Lattice, lattice, nearest_points
@@ -43,17 +44,17 @@ class Ternary:
 
     def search(self, rows: F32, importance: F32 | None) -> Parts:
         """The parts of rows (r, cols) of super-blocks."""
-        from quantkit.qtypes.search import ternary_loops as loops
-
         weighted = weighted_blocks(rows, importance, self.weighting, SIGMA_FACTOR)
         x, weight = frozen(weighted.x).reshape(-1, self.group), weighted.weight.reshape(-1, self.group)
         scale, shifts = np.zeros(len(x), np.float32), np.zeros((len(x), self.group // 8), np.uint8)
         numbers = np.zeros(shifts.shape, np.uint16)
-        loops.search_ternary(x, weight, np.float32(self.eps), self.halves, self.lattice.tables, scale, shifts, numbers)
+        entries.search_ternary(
+            x, weight, np.float32(self.eps), self.halves, self.lattice.tables, scale, shifts, numbers
+        )
         per_block = BLOCK // self.group
         unit, sc = odd_units(scale.reshape(-1, per_block), SCALE_TOP)
         if self.halves:
-            loops.best_units(x, weight, sc.reshape(-1), shifts, numbers, self.lattice.points, unit)
+            entries.best_units(x, weight, sc.reshape(-1), shifts, numbers, self.lattice.points, unit)
         marks = shifts.reshape(len(unit), 32)
         marks[unit == 0] = 0
         return Parts(numbers.reshape(len(unit), 32), marks, half(unit * np.float32(self.fudge)), sc)

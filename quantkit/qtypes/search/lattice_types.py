@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantkit.qtypes.base import Codes, Grid, QuantType, as_blocks
-from quantkit.qtypes.search import blocks
+from quantkit.qtypes.search import blocks, entries
 from quantkit.qtypes.search.blocks import F16, Encoder
 from quantkit.qtypes.search.groups import Weighting, frozen
 from quantkit.qtypes.search.lattice import U16
@@ -126,24 +126,20 @@ def weighted_blocks(rows: F32, importance: F32 | None, without: Weighting, sigma
 
     IMPORTANCE then means that all columns are equally important. sigma2 is `sigma_factor` times the mean square.
     """
-    from quantkit.qtypes.search import lattice_loops
-
     x = as_blocks(rows, BLOCK)
     if importance is None and without == Weighting.IMPORTANCE:
         importance = np.ones(rows.shape[1], np.float32)
     how = without if importance is None else Weighting.IMPORTANCE
     given = frozen(np.empty(0, np.float32) if importance is None else importance)
     weight = np.empty_like(x)
-    lattice_loops.weigh(x, given, block_sigma2(x, sigma_factor, 1), int(how), weight)
+    entries.weigh(x, given, block_sigma2(x, sigma_factor, 1), int(how), weight)
     return Weighted(x, weight)
 
 
 def odd_units(scale: F32, top: int) -> tuple[F32, U8]:
     """Scales (b, groups) as odd multiples 2 * code + 1 of a unit: that unit (b,), NaN for a row with NaN, and codes."""
-    from quantkit.qtypes.search import lattice_loops
-
     unit, codes = np.empty(len(scale), np.float32), np.empty(scale.shape, np.uint8)
-    lattice_loops.odd_units(scale, top, unit, codes)
+    entries.odd_units(scale, top, unit, codes)
     return unit, codes
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from quantkit.qtypes.search.compilation import compiled, inlined
 from quantkit.qtypes.search.groups import SUPER
+from quantkit.qtypes.search.lanes import flattened
 from quantkit.qtypes.search.octets import store_bits, store_merged
 
 # Steps of loops are literals: counting the steps of another range takes a division, which is slower than a plane.
@@ -57,7 +58,7 @@ def pack_block(codes, first, block, planes, raw, start):  # type: ignore[no-unty
 def pack_blocks(codes, low, planes, raw):  # type: ignore[no-untyped-def]
     """Write codes int16 (n, block), of which `low` is stored as 0, to the planes of raw (n, nbytes)."""
     n, block = codes.shape
-    counted, flat = np.empty(block, np.uint8), raw.reshape(-1)
+    counted, flat = np.empty(block, np.uint8), flattened(raw)
     for b in range(n):
         for i in range(block):
             counted[i] = codes[b, i] - low

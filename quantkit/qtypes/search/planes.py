@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantkit.qtypes.base import Codes, Grid
+from quantkit.qtypes.search import entries
 from quantkit.qtypes.search.groups import SUPER, frozen, lanes
 from quantkit.qtypes.search.scales import middles
 from quantkit.records import record
@@ -66,15 +67,13 @@ def _layout(planes: tuple[Plane, ...], block: int, nbytes: int) -> NDArray[np.in
 
 def pack_planes(codes: Codes, low: int, planes: tuple[Plane, ...], raw: U8) -> None:
     """Write `codes` (n, block), of which `low` is stored as 0, into their planes of `raw` (n, nbytes)."""
-    from quantkit.qtypes.search.plane_loops import pack_blocks
-
-    pack_blocks(np.require(codes, np.int16, ["C", "A", "W"]), low, _layout(planes, codes.shape[1], raw.shape[1]), raw)
+    entries.pack_blocks(
+        np.require(codes, np.int16, ["C", "A", "W"]), low, _layout(planes, codes.shape[1], raw.shape[1]), raw
+    )
 
 
 def unpack_planes(raw: U8, low: int, planes: tuple[Plane, ...], block: int) -> Codes:
     """Codes int16 (n, block) from their planes of `raw` (n, nbytes): the inverse of `pack_planes`."""
-    from quantkit.qtypes.search.plane_loops import unpack_plane
-
     raw = np.require(raw, np.uint8, ["C", "A", "W"])
     codes = np.full((len(raw), block), low, np.int16)
     for plane in planes:
@@ -82,29 +81,25 @@ def unpack_planes(raw: U8, low: int, planes: tuple[Plane, ...], block: int) -> C
             bits = np.unpackbits(raw[:, plane.at : plane.at + block // 8], axis=1, bitorder="little")
             codes += bits.astype(np.int16) << plane.shift
         else:
-            unpack_plane(raw, plane.at, plane.bits, plane.span, plane.shift, codes)
+            entries.unpack_plane(raw, plane.at, plane.bits, plane.span, plane.shift, codes)
     return codes
 
 
 def round_to_planes(blocks: F32, grid: Grid, search: SearchCodes, planes: tuple[Plane, ...], raw: U8) -> None:
     """Round blocks (b, block) to their grid and write the codes into `raw` (b, nbytes)."""
-    from quantkit.qtypes.search import rounding
-
     nothing = np.empty(0, np.float32)
     scale, offset = grid.scale.reshape(-1), nothing if grid.offset is None else grid.offset.reshape(-1)
     iscale, origin = (nothing if array is None else array for array in (search.iscale, search.origin))
     kept = nothing.reshape(0, 0) if search.kept is None else search.kept
     limits, layout = (grid.qmin, grid.qmax), _layout(planes, blocks.shape[1], raw.shape[1])
     assert blocks.size in (16 * scale.size, 32 * scale.size), "groups of 16 or 32"
-    rounding.round_to_planes(frozen(blocks), scale, offset, iscale, origin, kept, *limits, layout, raw)
+    entries.round_to_planes(frozen(blocks), scale, offset, iscale, origin, kept, *limits, layout, raw)
 
 
 def levels_to_planes(blocks: F32, inverse: F32, levels: F32, planes: tuple[Plane, ...], raw: U8) -> None:
     """Write the indices of the levels nearest to inverse * x, for blocks (b, block), inverse (groups,), into `raw`."""
-    from quantkit.qtypes.search import rounding
-
     layout = _layout(planes, blocks.shape[1], raw.shape[1])
-    rounding.levels_to_planes(frozen(blocks), inverse, middles(levels), layout, raw)
+    entries.levels_to_planes(frozen(blocks), inverse, middles(levels), layout, raw)
 
 
 def cut_to_planes(blocks: F32, top: int, signed: bool, planes: tuple[Plane, ...], raw: U8) -> tuple[F32, F32]:
@@ -112,9 +107,7 @@ def cut_to_planes(blocks: F32, top: int, signed: bool, planes: tuple[Plane, ...]
 
     Signed: scale = peak / -top, codes -top..top - 1. Otherwise scale = (maximum - minimum) / top, codes 0..top.
     """
-    from quantkit.qtypes.search import rounding
-
     scale, minimum = np.empty(lanes(len(blocks)), np.float32), np.empty(lanes(len(blocks)), np.float32)
     layout = _layout(planes, blocks.shape[1], raw.shape[1])
-    rounding.cut_to_planes(frozen(blocks), top, signed, layout, raw, scale, minimum)
+    entries.cut_to_planes(frozen(blocks), top, signed, layout, raw, scale, minimum)
     return scale[: len(blocks)], minimum[: len(blocks)]

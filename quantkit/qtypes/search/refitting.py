@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from quantkit.qtypes.search.lanes import load, splat, store, total
+from quantkit.qtypes.search.lanes import flattened, load, splat, store, total
 from quantkit.qtypes.search.tiles import ZERO, called, compiled
 
 LANES = 16
@@ -77,7 +77,7 @@ def _group_form(levels, slope, hessian, at, first, width, square):  # type: igno
     n = hessian.shape[1]
     a, b = splat(ZERO, LANES), splat(ZERO, LANES)
     curve, cross = splat(ZERO, LANES), splat(ZERO, LANES)
-    flat = levels.reshape(-1)
+    flat = flattened(levels)
     for k in range(0, width, LANES):
         own, g = load(levels, at + k, LANES), load(slope, at + k, LANES)
         mixed = splat(ZERO, LANES)

@@ -10,7 +10,7 @@ import numpy as np
 
 from quantkit.qtypes.search.compilation import compiled, inlined
 from quantkit.qtypes.search.groups import WIDTH
-from quantkit.qtypes.search.lanes import absolute, lane_bits, load, select, splat, store, truncated
+from quantkit.qtypes.search.lanes import absolute, flattened, lane_bits, load, select, splat, store, truncated
 from quantkit.qtypes.search.octets import store_bytes, store_nearest
 from quantkit.qtypes.search.plane_loops import pack_block
 from quantkit.qtypes.search.tiles import ONE, ZERO, extremes, load_tile, signed_peak
@@ -56,7 +56,7 @@ def round_to_planes(x, scale, offset, iscale, origin, kept, low, high, planes, r
     count, block = x.shape
     groups = scale.size // max(count, 1)
     n = block // max(groups, 1)
-    codes, flat, taken = np.empty(2 * block, np.uint8), raw.reshape(-1), 0
+    codes, flat, taken = np.empty(2 * block, np.uint8), flattened(raw), 0
     for b in range(count + 1):
         first = b % 2 * block
         if b > 0:
@@ -81,7 +81,7 @@ def levels_to_planes(x, inverse, middles, planes, raw):  # type: ignore[no-untyp
     count, block = x.shape
     groups = inverse.size // max(count, 1)
     n = block // max(groups, 1)
-    codes, flat = np.empty(block, np.uint8), raw.reshape(-1)
+    codes, flat = np.empty(block, np.uint8), flattened(raw)
     for b in range(count):
         for i in range(0, block, STEP):
             v = splat(inverse[b * groups + i // n], STEP) * load(x, b * block + i, STEP)
@@ -101,12 +101,12 @@ def cut_to_planes(x, top, signed, planes, raw, scale, minimum):  # type: ignore[
     to the smallest int and keeps the low byte.
     """
     count, n = x.shape
-    tile, codes, flat = np.empty((n, WIDTH), np.float32), np.empty(n, np.uint8), raw.reshape(-1)
+    tile, codes, flat = np.empty((n, WIDTH), np.float32), np.empty(n, np.uint8), flattened(raw)
     inverse = np.empty(WIDTH, np.float32)
     shift = splat(np.float32(top) + HALF if signed else HALF, STEP)
     highest = splat(np.float32(2 * top - 1 if signed else top), STEP)
     for first in range(0, count, WIDTH):
-        load_tile(x.reshape(-1), first, n, tile)
+        load_tile(flattened(x), first, n, tile)
         nothing = splat(ZERO, WIDTH)
         if signed:
             low = nothing
@@ -164,7 +164,7 @@ def signed_units(values, low, high, eps, zero_code, exact, unit, codes):  # type
     the sign that the division gives it) and codes zero_code.
     """
     rows, n = values.shape
-    flat, flat_codes = values.reshape(-1), codes.reshape(-1)
+    flat, flat_codes = flattened(values), flattened(codes)
     tile, found = np.empty((n, WIDTH), np.float32), np.empty((2, WIDTH), np.float32)
     zero, lowest = splat(ZERO, WIDTH), splat(np.float32(low), WIDTH)
     for first in range(0, rows, WIDTH):
@@ -189,7 +189,7 @@ def nearest_codes(values, factor, low, high, codes):  # type: ignore[no-untyped-
     """codes = clip(nearest(factor * value), low, high), int8 (m, n), factor (m,)."""
     rows, n = values.shape
     for row in range(rows):
-        _row_codes(values.reshape(-1), row * n, n, factor[row], low, high, codes.reshape(-1))
+        _row_codes(flattened(values), row * n, n, factor[row], low, high, flattened(codes))
 
 
 @compiled

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from quantkit.qtypes.search.groups import Groups, OffsetScales, Steps, Weighting, frozen, lanes
+from quantkit.qtypes.search import entries
+from quantkit.qtypes.search.groups import SWEPT, WIDTH, Groups, OffsetScales, Steps, Weighting, frozen, lanes
 from quantkit.tensors import F32, U8
 
 # Where the largest weight of a group may lie, of the last level on its side: steps of a fortieth of an octave.
@@ -18,10 +19,8 @@ SHARES = np.exp2(np.arange(-10, 15, dtype=np.float32) / 40).astype(np.float32)
 
 def square_sums(rows: F32) -> F32:
     """Sum of squares of each row (m, n), element after element; n is a multiple of 16."""
-    from quantkit.qtypes.search import tiles
-
     sums = np.empty(len(rows), np.float32)
-    tiles.square_sums(frozen(rows).reshape(-1), rows.shape[1], sums)
+    entries.square_sums(frozen(rows).reshape(-1), rows.shape[1], sums)
     return sums
 
 
@@ -35,12 +34,10 @@ def _weighted(groups: Groups) -> tuple[F32, F32, F32, int]:
 
 def search_offset(groups: Groups, top: int, steps: Steps, squared: bool = True) -> OffsetScales:
     """Search C, for codes 0..top. The error is sum w*diff*diff, or sum w*|diff| unless `squared`."""
-    from quantkit.qtypes.search import offset
-
     count = len(groups.x)
     found = np.empty((5, lanes(count)), np.float32)
     candidates = np.array([steps.first, steps.size, steps.last], np.float32)
-    offset.search_offset(*_weighted(groups), top, candidates, squared, found)
+    entries.search_offset(*_weighted(groups), top, candidates, squared, found)
     return OffsetScales(*found[:, :count])
 
 
@@ -49,51 +46,40 @@ def search_signed(groups: Groups, top: int) -> tuple[F32, F32, F32]:
 
     The codes of the search are clip(nearest(iscale * x)); iscale 0 marks a group whose codes are all -top.
     """
-    from quantkit.qtypes.search import signed
-
     count = len(groups.x)
     found = np.empty((3, lanes(count)), np.float32)
-    signed.search_signed(*_weighted(groups), top, found)
+    entries.search_signed(*_weighted(groups), top, found)
     scale, iscale, sums = found[:, :count]
     return scale, iscale, sums
 
 
 def search_descent(groups: F32, top: int) -> F32:
     """Search B, for codes -top..top - 1 of groups (m, n): scale (m,)."""
-    from quantkit.qtypes.search import descent
-
-    scale = np.empty(lanes(len(groups), descent.WIDTH), np.float32)
-    descent.search_descent(frozen(groups), top, scale)
+    scale = np.empty(lanes(len(groups), SWEPT), np.float32)
+    entries.search_descent(frozen(groups), top, scale)
     return scale[: len(groups)]
 
 
 def descent_codes(groups: F32, top: int) -> F32:
     """The codes (m, n) that search B leaves."""
-    from quantkit.qtypes.search import descent
-
     kept = np.empty(groups.shape, np.float32)
-    descent.descent_codes(frozen(groups), top, kept)
+    entries.descent_codes(frozen(groups), top, kept)
     return kept
 
 
 def search_unsigned(values: F32, weights: F32, top: int) -> tuple[F32, U8]:
     """Search D: one scale for each row of `values` (m, n), weighted by (m, n), and codes 0..top uint8 (m, n)."""
-    from quantkit.qtypes.search import unsigned
-    from quantkit.qtypes.search.groups import WIDTH
-
     m, n = values.shape
     scale = np.empty(lanes(m), np.float32)
     codes = np.empty((scale.size // WIDTH, n, WIDTH), np.float32)
-    unsigned.search_unsigned(frozen(values), frozen(weights), top, scale, codes)
+    entries.search_unsigned(frozen(values), frozen(weights), top, scale, codes)
     return scale[:m], codes.swapaxes(1, 2).reshape(-1, n)[:m].astype(np.uint8)
 
 
 def search_levels(groups: Groups, levels: F32) -> F32:
     """Scales (m,) of groups whose codes index ascending `levels`."""
-    from quantkit.qtypes.search import codebook
-
     scale = np.empty(lanes(len(groups.x)), np.float32)
-    codebook.search_levels(*_weighted(groups), levels, middles(levels), scale)
+    entries.search_levels(*_weighted(groups), levels, middles(levels), scale)
     return scale[: len(groups.x)]
 
 
@@ -102,12 +88,10 @@ def search_ends(groups: F32, prices: F32, levels: F32) -> F32:
 
     Two levels are the ends of a range of whole numbers.
     """
-    from quantkit.qtypes.search import ends
-
     scale = np.empty(lanes(len(groups)), np.float32)
     between = middles(levels) if len(levels) > 2 else np.empty(0, np.float32)
     how = int(Weighting.PURE_IMPORTANCE)
-    ends.search_ends(frozen(groups), frozen(prices).reshape(-1), how, levels, between, SHARES, scale)
+    entries.search_ends(frozen(groups), frozen(prices).reshape(-1), how, levels, between, SHARES, scale)
     return scale[: len(groups)]
 
 
@@ -121,11 +105,9 @@ def proportional_codes(values: F32, top: int) -> tuple[F32, U8]:
 
     A row without a positive value has unit 0 and codes 0. Negative values wrap around, as in the reference.
     """
-    from quantkit.qtypes.search import rounding
-
     unit = np.empty(len(values), np.float32)
     codes = np.empty(values.shape, np.uint8)
-    rounding.proportional_codes(values, top, unit, codes)
+    entries.proportional_codes(values, top, unit, codes)
     return unit, codes
 
 
@@ -137,29 +119,23 @@ def signed_units(
     The peak is the element of largest magnitude, the first of equals. The unit is computed as the inverse of
     limits[0] / peak unless `exact`. A row whose peak is 0 or below eps in magnitude has unit 0 and codes `zero_code`.
     """
-    from quantkit.qtypes.search import rounding
-
     unit = np.empty(len(values), np.float32)
     codes = np.empty(values.shape, np.int8)
-    rounding.signed_units(values, *limits, np.float32(eps), zero_code, exact, unit, codes)
+    entries.signed_units(values, *limits, np.float32(eps), zero_code, exact, unit, codes)
     return unit, codes
 
 
 def nearest_codes(values: F32, factor: F32, low: int, high: int) -> NDArray[np.int8]:
     """clip(nearest(factor * value), low, high) for values (m, n) and factors (m,)."""
-    from quantkit.qtypes.search import rounding
-
     codes = np.empty(values.shape, np.int8)
-    rounding.nearest_codes(values, factor, low, high, codes)
+    entries.nearest_codes(values, factor, low, high, codes)
     return codes
 
 
 def products(unit: F32, counts: NDArray[np.int8] | U8) -> F32:
     """The scales unit * count, of units (m,) and counts (m, n)."""
-    from quantkit.qtypes.search import rounding
-
     scale = np.empty(counts.shape, np.float32)
-    rounding.products(unit, frozen(np.ascontiguousarray(counts)), scale)
+    entries.products(unit, frozen(np.ascontiguousarray(counts)), scale)
     return scale
 
 

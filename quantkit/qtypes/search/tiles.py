@@ -14,7 +14,17 @@ from quantkit.qtypes.search.compilation import called as called
 from quantkit.qtypes.search.compilation import compiled as compiled
 from quantkit.qtypes.search.compilation import inlined as inlined
 from quantkit.qtypes.search.groups import IMPORTANCE, MAGNITUDE, PURE_IMPORTANCE, RMS_MAGNITUDE, WIDTH
-from quantkit.qtypes.search.lanes import absolute, load, prefetch, select, splat, square_root, store, transpose
+from quantkit.qtypes.search.lanes import (
+    absolute,
+    flattened,
+    load,
+    prefetch,
+    select,
+    splat,
+    square_root,
+    store,
+    transpose,
+)
 
 ALL_LANES = (1 << WIDTH) - 1
 LINE = 16  # float32 in a cache line of 64 bytes
@@ -97,7 +107,7 @@ def load_weighted(groups, importance, sigma2, how, first, x, weight):  # type: i
     `how` needs none. Returns the sum of the weights of each lane.
     """
     m, n = groups.shape
-    flat = groups.reshape(-1)
+    flat = flattened(groups)
     load_tile(flat, first, n, x)
     if how in (IMPORTANCE, PURE_IMPORTANCE):
         load_tile(importance, first, n, weight)

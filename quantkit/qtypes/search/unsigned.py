@@ -6,7 +6,7 @@ import numpy as np
 
 from quantkit.qtypes.search.compilation import compiled, inlined
 from quantkit.qtypes.search.groups import WIDTH
-from quantkit.qtypes.search.lanes import lane_bits, load, low_byte, nearest, select, splat, store
+from quantkit.qtypes.search.lanes import flattened, lane_bits, load, low_byte, nearest, select, splat, store
 from quantkit.qtypes.search.tiles import EPS, ONE, ZERO, load_tile
 
 SWEEPS = 5
@@ -90,8 +90,8 @@ def search_unsigned(values, weights, top, scale, found):  # type: ignore[no-unty
     codes = np.empty((n, WIDTH), np.float32)
     zero, high = splat(ZERO, WIDTH), splat(np.float32(top), WIDTH)
     for lane in range(0, scale.size, WIDTH):
-        load_tile(values.reshape(-1), lane, n, x)
-        load_tile(weights.reshape(-1), lane, n, weight)
+        load_tile(flattened(values), lane, n, x)
+        load_tile(flattened(weights), lane, n, weight)
         slx, sl2, empty = _first_codes(x, weight, top, codes)
         for _ in range(SWEEPS):
             before, before2 = slx, sl2
