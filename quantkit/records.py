@@ -9,7 +9,7 @@ read what `dataclass` noted of its fields.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import MISSING, Field, FrozenInstanceError, dataclass, field, fields
+from dataclasses import MISSING, FrozenInstanceError, dataclass, field, fields
 from functools import partial
 from reprlib import recursive_repr
 from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform, overload
@@ -23,16 +23,38 @@ T = TypeVar("T")
 class _Form:
     """What the methods of a class need of its fields, by their names and in their order."""
 
-    def __init__(self, fields: tuple[Field[Any], ...]) -> None:
-        given = [f for f in fields if f.init]
+    def __init__(self, cls: Any) -> None:
+        every = fields(cls)
+        given = [f for f in every if f.init]
         self.positional = tuple(f.name for f in given if not f.kw_only)
         self.given = frozenset(f.name for f in given)
         self.defaults = {f.name: f.default for f in given if f.default is not MISSING}
-        self.factories = {f.name: f.default_factory for f in fields if f.default_factory is not MISSING}
+        self.factories = {f.name: f.default_factory for f in every if f.default_factory is not MISSING}
         self.needed = tuple(f.name for f in given if f.name not in self.defaults and f.name not in self.factories)
-        self.shown = tuple(f.name for f in fields if f.repr)
-        self.compared = tuple(f.name for f in fields if f.compare)
-        self.hashed = tuple(f.name for f in fields if (f.compare if f.hash is None else f.hash))
+        self.shown = tuple(f.name for f in every if f.repr)
+        self.compared = tuple(f.name for f in every if f.compare)
+        self.hashed = tuple(f.name for f in every if (f.compare if f.hash is None else f.hash))
+        # the number of arguments that are all there is to a record, none where something has to be made for it
+        self.all = len(every) if len(self.positional) == len(every) else None
+        self.completed = hasattr(cls, "__post_init__")
+
+    def values(self, name: str, args: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+        """All fields of a record, from what its class `name` was called with. Raises TypeError as calls do."""
+        if len(args) > len(self.positional):
+            raise TypeError(f"{name}() takes {len(self.positional)} arguments and {len(args)} were given")
+        values = dict(zip(self.positional, args, strict=False))
+        if not self.given >= named.keys():
+            raise TypeError(f"{name}() has no argument {min(named.keys() - self.given)!r}")
+        if not values.keys().isdisjoint(named):
+            raise TypeError(f"{name}() was given {min(values.keys() & named.keys())!r} twice")
+        values = {**self.defaults, **values, **named}
+        for field_name, factory in self.factories.items():
+            if field_name not in values:
+                values[field_name] = factory()
+        for field_name in self.needed:
+            if field_name not in values:
+                raise TypeError(f"{name}() misses its argument {field_name!r}")
+        return values
 
 
 class _Signature:
@@ -53,24 +75,12 @@ class _Signature:
 
 
 def _init(self: Any, /, *args: Any, **named: Any) -> None:
-    cls = type(self)
-    form: _Form = cls.__record__
-    if len(args) > len(form.positional):
-        raise TypeError(f"{cls.__name__}() takes {len(form.positional)} arguments and {len(args)} were given")
-    values = dict(zip(form.positional, args, strict=False))
-    if not form.given >= named.keys():
-        raise TypeError(f"{cls.__name__}() has no argument {min(named.keys() - form.given)!r}")
-    if not values.keys().isdisjoint(named):
-        raise TypeError(f"{cls.__name__}() was given {min(values.keys() & named.keys())!r} twice")
-    values = {**form.defaults, **values, **named}
-    for name, factory in form.factories.items():
-        if name not in values:
-            values[name] = factory()
-    for name in form.needed:
-        if name not in values:
-            raise TypeError(f"{cls.__name__}() misses its argument {name!r}")
-    self.__dict__.update(values)
-    if hasattr(cls, "__post_init__"):
+    form: _Form = self.__record__
+    if named or len(args) != form.all:
+        self.__dict__.update(form.values(type(self).__name__, args, named))
+    else:
+        self.__dict__.update(zip(form.positional, args, strict=True))
+    if form.completed:
         self.__post_init__()
 
 
@@ -102,7 +112,7 @@ def _delattr(self: Any, name: str) -> None:
 def _made(cls: Any, *, eq: bool, kw_only: bool) -> Any:
     own = set(cls.__dict__)
     made = dataclass(init=False, repr=False, eq=False, kw_only=kw_only)(cls)
-    made.__record__ = _Form(fields(made))
+    made.__record__ = _Form(made)
     made.__signature__ = _Signature()
     methods: dict[str, Any] = {"__init__": _init, "__setattr__": _setattr, "__delattr__": _delattr, "__repr__": _repr}
     if eq:

@@ -49,11 +49,10 @@ def doctor(folder: Path) -> tuple[Finding, ...]:
 
 
 def _compiled() -> Finding:
-    """Where compiled loops are kept: numba takes the first of these folders that it can write."""
-    package = Path(__file__).parent.parent / "qtypes"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    given = os.environ.get("NUMBA_CACHE_DIR")
-    for folder in ([Path(given)] if given else []) + [package / "__pycache__", cache / "numba"]:
+    """Where compiled loops are kept: in the first of their folders that can be written to."""
+    from quantkit.qtypes.machine_code import folders
+
+    for folder in folders():
         existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
         if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
             return Finding("compiled", f"loops are kept in {folder}", True)

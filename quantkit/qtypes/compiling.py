@@ -16,7 +16,7 @@ from numba import njit, typeof, types
 from numba.core import compiler
 from numba.np.numpy_support import as_dtype
 
-from quantkit.qtypes.kept import Compilable, flat_types
+from quantkit.qtypes.calls import flat_types
 from quantkit.qtypes.machine_code import Code
 
 # Arrays that a function makes for itself (their sizes in bytes, and a multiple of which their place is), and their end.
@@ -27,7 +27,7 @@ RUNTIME = """
 declare ptr @quantkit_allocate(i64)
 declare void @quantkit_free(ptr)
 
-define ptr @NRT_MemInfo_alloc_aligned(i64 %size, i32 %align) {
+define linkonce_odr ptr @NRT_MemInfo_alloc_aligned(i64 %size, i32 %align) {
   %wide = zext i32 %align to i64
   %room = add i64 %wide, HEADER
   %all = add i64 %size, %room
@@ -48,7 +48,7 @@ end:
   ret ptr %info
 }
 
-define void @NRT_MemInfo_call_dtor(ptr %info) {
+define linkonce_odr void @NRT_MemInfo_call_dtor(ptr %info) {
   call void @quantkit_free(ptr %info)
   ret void
 }
@@ -56,14 +56,13 @@ define void @NRT_MemInfo_call_dtor(ptr %info) {
 OURS = ("NRT_MemInfo_alloc_aligned", "NRT_MemInfo_call_dtor")
 
 
-def compilable(function: Callable[..., Any]) -> Compilable:
+def compilable(function: Callable[..., Any]) -> Any:
     """What numba compiles: without Python's lock, and with division by zero as in C. No fastmath."""
-    made: Compilable = njit(nogil=True, error_model="numpy")(function)
-    return made
+    return njit(nogil=True, error_model="numpy")(function)
 
 
-def compiled_code(made: Any, args: tuple[Any, ...]) -> Code | None:
-    """The machine code of a function for arguments of the types of these; None where that cannot be kept."""
+def compiled_code(made: Any, args: tuple[Any, ...], name: str) -> Code | None:
+    """The machine code of a function for arguments of these types, called `name`; None where it cannot be kept."""
     flags = compiler.Flags()
     made.targetdescr.options.parse_as_flags(flags, made.targetoptions)
     flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
@@ -77,7 +76,12 @@ def compiled_code(made: Any, args: tuple[Any, ...]) -> Code | None:
     if any(function.name in OURS for function in module.functions):
         module.link_in(binding.parse_assembly(f'target triple = "{module.triple}"\n{RUNTIME}'))
     asked = [f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")]
-    return Code(codegen._tm.emit_object(module), found.fndesc.llvm_func_name, result, tuple(asked))
+    module.get_function(found.fndesc.llvm_func_name).name = name
+    for value in (*module.functions, *module.global_variables):
+        if not value.is_declaration and value.name != name:
+            value.linkage = "internal"  # functions of other loops may have the same names, and are others
+    module.verify()
+    return Code(codegen._tm.emit_object(module), result, tuple(asked))
 
 
 def _result(kind: Any) -> str | None:

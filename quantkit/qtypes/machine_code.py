@@ -2,7 +2,8 @@
 
 A file is a line of JSON and an object file. The line says what the code is for (versions, processor, sources) and has
 the digest of the rest, so that a damaged file or one of another version is compiled again and not run. Files are beside
-the modules, or where those cannot be written to, in NUMBA_CACHE_DIR or the user's cache folder; a help and no more.
+the modules, or where those cannot be written to in the user's cache folder, or where NUMBA_CACHE_DIR says: a help and
+no more.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -23,12 +24,13 @@ from llvmlite import binding
 
 from quantkit.errors import QuantkitError
 from quantkit.extras import installed_version
-from quantkit.qtypes.kept import Entry, Loop, flat_types
+from quantkit.qtypes.calls import Entry, flat_types
 from quantkit.records import record
 from quantkit.storage import write_small
 
 FORM = 1
-SEARCH = Path(__file__).parent / "search"
+PACKAGE = Path(__file__).parent
+SEARCHES = f"{__package__}.search."
 MOST_BYTES = 64 << 20
 # Functions of Python that machine code is given for arrays of its own; both may be called without its lock.
 ALLOCATION = {"quantkit_allocate": "PyMem_RawMalloc", "quantkit_free": "PyMem_RawFree"}
@@ -36,40 +38,77 @@ ALLOCATION = {"quantkit_allocate": "PyMem_RawMalloc", "quantkit_free": "PyMem_Ra
 
 @record
 class Code:
-    """An object file, the name of its function, the type of its result ("" for none), and what it needs to be linked
-    with."""
+    """An object file, the type of what its function returns ("" for none), and the names of what it calls."""
 
     obj: bytes
-    symbol: str
     result: str
     externals: tuple[str, ...]
 
 
-def read_or_compiled(loop: Loop, types: str, args: tuple[Any, ...]) -> Entry | Callable[..., Any]:
-    """The machine code of a loop for arguments of these types; where none can be kept, numba's own function."""
-    key = _key(loop, types)
-    name = f"{loop.module.rpartition('.')[2]}.{loop.name}-{_digest([types, _processor()])[:16]}.loop"
-    folders = tuple(_folders(loop.module))
-    for folder in folders:
-        code = _read(folder / name, key)
-        if code is not None and (entry := _entry(code, args)) is not None:
+@record
+class Place:
+    """Where the code of a loop may be, best first, and the digest of all that it depends on."""
+
+    files: tuple[Path, ...]
+    key: str
+
+    @property
+    def symbol(self) -> str:
+        """The name of its function: all are in one engine, and what they call has no names outside."""
+        return f"quantkit_{self.key}"
+
+
+def place(module: str, name: str, types: str) -> Place:
+    """The place of a loop of a module, for arguments of these types."""
+    file = f"{module.rpartition('.')[2]}.{name}-{_digest([types, _processor()])[:16]}.loop"
+    key = _digest([module, name, types, *_versions(), _processor(), _sources(module)])
+    return Place(tuple(folder / file for folder in folders()), key)
+
+
+def read(found: Place, args: tuple[Any, ...]) -> Entry | None:
+    """The code that is kept at a place, in memory; None where there is none for it, or it is damaged."""
+    for file in found.files:
+        code = _read(file, found.key)
+        if code is not None and (entry := linked(found, code, args)) is not None:
             return entry
-    from quantkit.qtypes.compiling import compiled_code
+    return None
 
-    made = compiled_code(loop.make(), args)
-    if made is None:
-        return loop.make()
-    for folder in folders:
+
+def keep(found: Place, code: Code) -> None:
+    """Write code to the first place that can be written to."""
+    facts = {"key": found.key, "sha256": hashlib.sha256(code.obj).hexdigest(), "result": code.result}
+    data = json.dumps({**facts, "externals": code.externals}).encode() + b"\n" + code.obj
+    for file in found.files:
         with suppress(OSError, QuantkitError):
-            write_small(folder / name, _file(made, key), overwrite=True)
-            break
-    return _entry(made, args) or loop.make()
+            write_small(file, data, overwrite=True)
+            return
 
 
-def _key(loop: Loop, types: str) -> str:
-    """Everything that machine code depends on."""
-    versions = installed_version("numba"), llvmlite.__version__, FORM
-    return _digest([loop.module, loop.name, types, *versions, _processor(), _sources(loop.module)])
+def linked(found: Place, code: Code, args: tuple[Any, ...]) -> Entry | None:
+    """Code in memory, to be called with arguments of these types; None where something that it calls is nowhere."""
+    engine = _engine()
+    if not all(map(_known, code.externals)):
+        return None
+    engine.add_object_file(binding.ObjectFileRef.from_data(code.obj))
+    engine.finalize_object()
+    made = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *flat_types(args))
+    return Entry(made(engine.get_function_address(found.symbol)), code.result)
+
+
+def folders() -> Iterator[Path]:
+    """Where code may be kept, the best place first."""
+    own = _digest(str(PACKAGE))[:16]
+    if given := os.environ.get("NUMBA_CACHE_DIR"):
+        yield Path(given) / own
+        return
+    yield PACKAGE / "__pycache__"
+    with suppress(RuntimeError):  # no home
+        yield Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "quantkit" / "loops" / own
+
+
+@cache
+def _versions() -> tuple[str, str, int]:
+    return installed_version("numba"), llvmlite.__version__, FORM
 
 
 @cache
@@ -79,37 +118,24 @@ def _processor() -> str:
     return f"{triple} {name} {binding.get_host_cpu_features().flatten()}"
 
 
-@cache
 def _sources(module: str) -> str:
-    """Digest of the file of a module and of all that the searches are made of: most of what is compiled into a loop
-    comes from other files than its own."""
+    """Digest of the file of a module and of all that searches are made of: most of what is compiled into a loop comes
+    from other files than its own."""
+    if module.startswith(SEARCHES):
+        return _searches()
+    return _searches() + hashlib.sha256(Path(str(sys.modules[module].__file__)).read_bytes()).hexdigest()
+
+
+@cache
+def _searches() -> str:
     digest = hashlib.sha256()
-    own = Path(str(sys.modules[module].__file__)) if module in sys.modules else None
-    searches = sorted(SEARCH.glob("*.py"))
-    for path in searches if own is None or own in searches else [own, *searches]:
+    for path in sorted((PACKAGE / "search").glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def _folders(module: str) -> Iterator[Path]:
-    """Where code may be kept, the best place first."""
-    package = Path(__file__).parent
-    place = _digest([str(package), module])[:16]
-    if given := os.environ.get("NUMBA_CACHE_DIR"):
-        yield Path(given) / f"quantkit-{place}"
-        return
-    yield package / "__pycache__"
-    with suppress(RuntimeError):  # no home
-        yield Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "quantkit" / "loops" / place
-
-
 def _digest(facts: object) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-def _file(code: Code, key: str) -> bytes:
-    facts = {"key": key, "sha256": hashlib.sha256(code.obj).hexdigest(), "symbol": code.symbol, "result": code.result}
-    return json.dumps({**facts, "externals": code.externals}).encode() + b"\n" + code.obj
 
 
 def _read(path: Path, key: str) -> Code | None:
@@ -118,32 +144,20 @@ def _read(path: Path, key: str) -> Code | None:
         head, _, obj = file.read(MOST_BYTES).partition(b"\n")
         facts = json.loads(head)
         if facts["key"] == key and facts["sha256"] == hashlib.sha256(obj).hexdigest():
-            return Code(obj, facts["symbol"], facts["result"], tuple(facts["externals"]))
+            return Code(obj, facts["result"], tuple(facts["externals"]))
     return None
 
 
-def _entry(code: Code, args: tuple[Any, ...]) -> Entry | None:
-    """Machine code in memory, None where something that it needs is nowhere."""
-    machine = target_machine()
-    if not all(map(_known, code.externals)):
-        return None
-    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
-    engine.add_object_file(binding.ObjectFileRef.from_data(code.obj))
-    engine.finalize_object()
-    address = engine.get_function_address(code.symbol)
-    made = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *flat_types(args))
-    return Entry(made(address), code.result, engine)
-
-
 @cache
-def target_machine() -> Any:
-    """LLVM, ready for this processor."""
+def _engine() -> Any:
+    """What puts object files into memory, for good."""
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     for name, function in ALLOCATION.items():
         address = ctypes.cast(getattr(ctypes.pythonapi, function), ctypes.c_void_p).value
         binding.add_symbol(name, address)
-    return binding.Target.from_triple(binding.get_process_triple()).create_target_machine()
+    machine = binding.Target.from_triple(binding.get_process_triple()).create_target_machine()
+    return binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
 
 
 def _known(name: str) -> bool:

@@ -18,11 +18,10 @@ comes out. Weights that are rounded here have none.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from quantkit.qtypes.base import Codes, Grid, QuantType, as_blocks
-from quantkit.qtypes.kept import kept
-from quantkit.qtypes.mxfp4 import LEVELS, nearest_level
+from quantkit.qtypes.mxfp4 import LEVELS
+from quantkit.qtypes.search import entries
 from quantkit.tensors import F32, U8
 
 BLOCK = 64
@@ -56,29 +55,6 @@ def scale_bytes(scale: F32) -> U8:
     return raw
 
 
-@kept
-def _round(groups: F32, scale: F32, qs: U8) -> None:
-    """Fill qs (n, 8) with the nearest levels of groups (n, 16); the smaller one wins a tie."""
-    for i in range(groups.shape[0]):
-        unit = scale[i]
-        for j in range(8):
-            low, high = _nearest(groups[i, j], unit), _nearest(groups[i, 8 + j], unit)
-            qs[i, j] = low | np.uint8(high << np.uint8(4))
-
-
-@njit(nogil=True, inline="always")
-def _nearest(x: np.float32, unit: np.float32) -> np.uint8:
-    """Code of the level nearest to x; the first of those that float32 finds equally near."""
-    if abs(x) <= np.float32(16) * unit:  # distances are exact where they matter
-        return nearest_level(x, unit) if unit > np.float32(0) else np.uint8(0)
-    best, code = abs(x), np.uint8(0)
-    for i in range(1, 16):
-        distance = abs(LEVELS[i] * unit - x)
-        if distance < best:
-            best, code = distance, np.uint8(i)
-    return code
-
-
 def _scales(blocks: F32) -> U8:
     """The stored scales (n, 4) of blocks (n, 64): each group's largest weight becomes the largest level."""
     largest: F32 = np.abs(blocks).reshape(len(blocks), GROUPS, GROUP).max(axis=2)
@@ -91,7 +67,7 @@ def encode(w: F32, importance: F32 | None) -> U8:
     raw = np.empty((len(blocks), NBYTES), np.uint8)
     raw[:, :GROUPS] = _scales(blocks)
     qs = np.empty((len(blocks) * GROUPS, GROUP // 2), np.uint8)
-    _round(blocks.reshape(len(qs), GROUP), SCALES[raw[:, :GROUPS]].reshape(-1), qs)
+    entries.round_nvfp4(blocks.reshape(len(qs), GROUP), SCALES[raw[:, :GROUPS]].reshape(-1), qs)
     raw[:, GROUPS:] = qs.reshape(len(blocks), BLOCK // 2)
     return raw.reshape(w.shape[0], w.shape[1] // BLOCK * NBYTES)
 

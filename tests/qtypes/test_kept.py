@@ -1,31 +1,36 @@
-"""Compiled loops without a folder to keep them in: the same bytes, only later; and caches that are damaged."""
+"""Loops as machine code on the disk: read without the compiler, without a folder, damaged, of other versions."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
+import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from commands import TINY, quantkit
 
 from quantkit.pipeline import doctor
+from quantkit.qtypes import base, calls, machine_code
+from quantkit.qtypes.kept import Loop, kept
+from quantkit.qtypes.search import entries
 
-# What numba does to see whether it may write, failing as for a user who owns nothing.
+# Nothing can be written to the folders of loops: there is none, or no space on their disk.
 NOWHERE = """
 import errno, os, sys
-from numba.core import caching
-def refuse(self):
-    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+from quantkit.qtypes import machine_code
 if sys.argv.pop(1) == "nowhere":
-    caching._CacheLocator.ensure_cache_path = refuse
-else:  # there is a folder when it is looked for, and no space when it is used
-    def full(self, overloads):
+    machine_code.folders = lambda: iter(())
+else:
+    def full(path, data, *, overwrite):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    caching.IndexDataCacheFile._save_index = full
-    caching.IndexDataCacheFile._load_index = lambda self: {}
+    machine_code.write_small = full
+    machine_code._read = lambda path, key: None
 from quantkit.cli.main import run
 run()
 """
@@ -34,7 +39,7 @@ run()
 @pytest.mark.parametrize("how", ["nowhere", pytest.param("full", marks=pytest.mark.slow)])
 def test_conversions_need_no_folder_for_compiled_code(how: str, tmp_path: Path) -> None:
     for recipe in ("q8_0", "q4_k_m") if how == "full" else ("q8_0",):
-        mine, kept = tmp_path / "mine.gguf", tmp_path / "kept.gguf"
+        mine, known = tmp_path / "mine.gguf", tmp_path / "kept.gguf"
         command = ["convert", TINY, "--to", recipe, "--no-verify", "--force", "-o"]
         done = subprocess.run(
             [sys.executable, "-c", NOWHERE, how, *map(str, [*command, mine])],
@@ -43,95 +48,70 @@ def test_conversions_need_no_folder_for_compiled_code(how: str, tmp_path: Path) 
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        assert quantkit(*command, kept).status == 0
-        assert hashlib.sha256(mine.read_bytes()).digest() == hashlib.sha256(kept.read_bytes()).digest()
+        assert quantkit(*command, known).status == 0
+        assert hashlib.sha256(mine.read_bytes()).digest() == hashlib.sha256(known.read_bytes()).digest()
 
 
 READ = """
 import sys
 import numpy as np
-from numba.core.runtime import rtsys
 from quantkit.qtypes.floats import FEW, to_float32
 out = np.empty(FEW + 1, np.float32)
 to_float32(np.resize(np.arange(61, dtype=np.uint8), 2 * out.size), "F16", out)
-print(out.sum(), "numba.misc.cffiimpl" in sys.modules or hasattr(rtsys, "_library"))
+print(out.sum(), "numba" in sys.modules)
 """
 
 
-def test_code_that_is_read_back_needs_nothing_of_what_compiling_needs(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """A hundred modules that the compiler imports, a tenth of a second, and a library that it compiles first."""
+def widened() -> list[str]:
+    """The sum of some widened numbers, and whether anything was compiled for it, of a program."""
+    run = [sys.executable, "-c", READ]
+    return subprocess.run(run, check=True, capture_output=True, text=True).stdout.split()
+
+
+def test_code_that_is_read_back_needs_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Numba's modules take a fifth of a second to import."""
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     compiled, read = widened(), widened()
     assert compiled[0] == read[0]
     assert (compiled[1], read[1]) == ("True", "False")
 
 
-def test_code_that_names_unknown_functions_of_the_runtime_gets_all_of_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    compiled = widened()
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nbc")}
-    assert widened("from quantkit.qtypes import compiling; compiling.OF_A_LOOP = frozenset()\n") == compiled
-    assert kept == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nbc")}
-
-
-def widened(before: str = "") -> list[str]:
-    """The sum of some widened numbers, and whether anything was compiled for it, by a program that runs `before`."""
-    run = [sys.executable, "-c", before + READ]
-    return subprocess.run(run, check=True, capture_output=True, text=True).stdout.split()
-
-
-ALLOCATING = """
-import sys
-import numpy as np
-from quantkit.qtypes.kept import kept
-@kept()
-def last(values):
-    copy = np.empty(values.size, np.float32)
-    for i in range(values.size):
-        copy[i] = values.reshape(-1)[i]
-    return copy[-1]
-print(last(np.float32([[1, 2], [3, 4]])), "numba.np.arrayobj" in sys.modules)
-"""
-
-
-def test_code_that_is_read_back_needs_no_module_of_a_function_that_it_calls(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Twenty modules for an array that a loop makes for itself: a twentieth of a second."""
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    path = tmp_path / "last.py"
-    path.write_text(ALLOCATING)
-    compiled, read = (
-        subprocess.run([sys.executable, path], check=True, capture_output=True, text=True).stdout.split()
-        for _ in range(2)
+def test_a_conversion_imports_no_numba(tmp_path: Path) -> None:
+    """Not for searches with arrays of their own, nor for planes, nor for the check of what was written."""
+    command = ["convert", str(TINY), "--to", "q4_k_m,q3_k_m,q8_0,iq4_xs", "-o", str(tmp_path / "out"), "--quiet"]
+    assert quantkit(*command).status == 0  # what is not on the disk yet
+    told = (
+        "end = os._exit\nos._exit = lambda status: (print('numba' in sys.modules), sys.stdout.flush(), end(status))\n"
     )
-    assert (compiled, read) == (["4.0", "True"], ["4.0", "False"])
+    program = f"import os, sys\n{told}from quantkit.cli.main import run\nrun()\nprint('numba' in sys.modules)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *command, "--force"], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.split()[-1] == "False"
 
 
 DAMAGED: dict[str, Callable[[bytes], bytes]] = {
-    "nothing": lambda kept: b"",
-    "zeros": lambda kept: bytes(len(kept)),  # after a power cut
-    "a-half": lambda kept: kept[: len(kept) // 2],
-    "a-name-of-no-module": lambda kept: b"cno_such_module\nname\n.",
+    "nothing": lambda code: b"",
+    "zeros": lambda code: bytes(len(code)),  # after a power cut
+    "a-half": lambda code: code[: len(code) // 2],
+    "one-bit": lambda code: code[:-100] + bytes([code[-100] ^ 1]) + code[-99:],
+    "no-object": lambda code: b"[]\n" + code.partition(b"\n")[2],
+    "no-names": lambda code: b'{"key": 1}\n',
+    "of-others": lambda code: code.replace(json.loads(code.partition(b"\n")[0])["key"].encode(), b"0" * 64),
 }
 
 
-@pytest.mark.parametrize(("suffix", "how"), [
-    ("nbi", "zeros"), ("nbc", "a-half"),
-    *(pytest.param(suffix, how, marks=pytest.mark.slow) for suffix in ("nbi", "nbc") for how in DAMAGED),
-])  # fmt: skip
+@pytest.mark.parametrize("how", DAMAGED)
 def test_code_in_a_damaged_file_is_compiled_and_kept_again(
-    suffix: str, how: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    how: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     expected = widened()[0]
-    [path] = tmp_path.rglob(f"*.{suffix}")
-    path.write_bytes(DAMAGED[how](path.read_bytes()))
+    [path] = tmp_path.rglob("*.loop")
+    whole = path.read_bytes()
+    path.write_bytes(DAMAGED[how](whole))
     assert widened() == [expected, "True"]
+    assert json.loads(path.read_bytes().partition(b"\n")[0]) == json.loads(whole.partition(b"\n")[0])
     assert widened() == [expected, "False"]
 
 
@@ -143,3 +123,166 @@ def test_doctor_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     [found] = [f for f in doctor.doctor(tmp_path) if f.area == "compiled"]
     assert not found.ok
     assert "NUMBA_CACHE_DIR" in found.what
+
+
+# What a loop is given
+
+
+@kept
+def all_kinds(array: Any, flag: bool, whole: int, real: float, single: Any, group: Any, out: Any) -> int:
+    """Sums of arguments of all kinds, to `out`; how many numbers the array has."""
+    own = np.empty(array.shape[0], np.float64)
+    for i in range(array.shape[0]):
+        own[i] = 0.0
+        for k in range(array.shape[1]):
+            own[i] += array[i, k]
+    out[0] = own[0]
+    out[1] = own[array.shape[0] - 1]
+    out[2] = 1.0 if flag else 0.0
+    out[3] = whole
+    out[4] = real
+    out[5] = single
+    out[6] = group[0] + group[1][0][2]
+    return array.size
+
+
+@pytest.fixture
+def own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    return tmp_path
+
+
+TABLE = np.arange(24, dtype=np.float32).reshape(4, 6)
+LAID = {
+    "C": TABLE,
+    "F": np.asfortranarray(TABLE),
+    "A": np.repeat(TABLE, 2, axis=1)[:, ::2],
+    "none": TABLE[:0].reshape(0, 6),
+}
+
+
+@pytest.mark.parametrize("layout", ["C", "F", "A"])
+@pytest.mark.parametrize("flag", [True, False])
+def test_arguments_arrive(own_folder: Path, layout: str, flag: bool) -> None:
+    """Twice: from the compiler, and read from the disk."""
+    arguments = (LAID[layout], flag, -(2**40), 0.1, np.float32(0.1), (np.uint8(250), (np.arange(4.0),)))
+    for fresh in (Loop(all_kinds.module, all_kinds.name, all_kinds.make) for _ in range(2)):
+        out = np.empty(7, np.float64)
+        assert fresh(*arguments, out) == 24
+        assert out.tolist() == [15.0, 123.0, float(flag), -(2.0**40), 0.1, float(np.float32(0.1)), 252.0]
+    assert len(list(own_folder.rglob("*.loop"))) == 1
+
+
+def test_each_set_of_types_has_code_of_its_own(own_folder: Path) -> None:
+    loop = Loop(all_kinds.module, all_kinds.name, all_kinds.make)
+    for real in (0.5, np.float32(0.5), 1):
+        out = np.empty(7, np.float64)
+        loop(TABLE, True, 3, real, np.float32(2), (1, (np.arange(4.0),)), out)
+        assert out[4] == real
+    frozen = TABLE.copy()
+    frozen.flags.writeable = False
+    loop(frozen, True, 3, 0.5, np.float32(2), (1, (np.arange(4.0),)), np.empty(7))
+    assert len(list(own_folder.rglob("*.loop"))) == 4
+
+
+@pytest.mark.parametrize("value", [None, "text", [1], {}, 1j, object()])
+def test_what_no_loop_takes_is_refused(value: object) -> None:
+    with pytest.raises(TypeError, match=f"no {type(value).__name__}"):
+        calls.described((TABLE, value))
+
+
+def test_a_loop_without_memory_for_itself_says_so(own_folder: Path) -> None:
+    @kept
+    def greedy(size: int, out: Any) -> None:
+        own = np.empty(size, np.float64)
+        for i in range(0, size, 1 << 20):
+            own[i] = i
+        out[0] = own[0]
+
+    with pytest.raises(MemoryError, match="compiled loop"):
+        greedy(1 << 50, np.empty(1))
+    greedy(10, np.empty(1))
+
+
+def test_memory_of_a_loop_is_given_back(own_folder: Path) -> None:
+    """A gigabyte in all, 8 MB at once, in a process that may have no more than 600 MB."""
+    program = """
+import resource
+import numpy as np
+from quantkit.qtypes.kept import kept
+@kept
+def last(values):
+    own = np.empty(values.size, np.float64)
+    for i in range(values.size):
+        own[i] = values[i]
+    return own[-1]
+values = np.arange(1 << 20, dtype=np.float64)
+last(values)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for _ in range(128):
+    last(values)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10)
+"""
+    path = own_folder / "last.py"
+    path.write_text(program)
+    done = subprocess.run([sys.executable, path], check=True, capture_output=True, text=True)
+    assert done.stdout == "True\n"
+
+
+def test_code_that_calls_what_is_nowhere_is_not_run(own_folder: Path) -> None:
+    """LLVM would end the process."""
+    place = machine_code.place(all_kinds.module, "other", "none")
+    code = machine_code.Code(b"", "", ("memcpy", "no_such_function"))
+    assert machine_code.linked(place, code, ()) is None
+
+
+def test_loops_that_numba_calls_otherwise_are_left_to_it(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from quantkit.qtypes import compiling
+
+    monkeypatch.setattr(compiling, "flat_types", lambda value: [*calls.flat_types(value), calls.ctypes.c_int64])
+    loop, out = Loop(all_kinds.module, all_kinds.name, all_kinds.make), np.empty(7)
+    assert loop(TABLE, True, 3, 0.5, np.float32(2), (1, (np.arange(4.0),)), out) == 24
+    assert out[1] == 123.0
+    assert list(own_folder.rglob("*.loop")) == []
+
+
+ENTRIES = {name: found for name, found in vars(entries).items() if isinstance(found, Loop)}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_every_entry_is_there(name: str) -> None:
+    assert callable(ENTRIES[name].make())
+    assert ENTRIES[name].py_func.__name__ == name == ENTRIES[name].name
+
+
+def test_all_that_is_compiled_for_others_is_an_entry() -> None:
+    marked = []
+    for path in Path(entries.__file__).parent.glob("*.py"):
+        lines = path.read_text("utf-8").splitlines()
+        below = [line for before, line in itertools.pairwise(lines) if before == "@compiled"]
+        marked += [line.removeprefix("def ").partition("(")[0] for line in below]
+    assert sorted(marked) == sorted(ENTRIES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in base.names() if base.get(name).gguf is not None])
+def test_no_type_needs_a_compiler_for_what_was_compiled(name: str) -> None:
+    """Encoding and unpacking, with importance and without, read all of their loops."""
+    program = f"""
+import sys
+import numpy as np
+from quantkit.qtypes import base
+found = base.get({name!r})
+w = np.random.default_rng(0).standard_normal((4, 1024), np.float32)
+for importance in (None, np.ones(1024, np.float32)):
+    if importance is None and found.needs_importance:
+        continue
+    raw = found.encode(w, importance)
+    if found.code_bytes:
+        found.unpack(raw.reshape(-1, found.nbytes))
+print("numba" in sys.modules)
+"""
+    runs = [
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False) for _ in range(2)
+    ]
+    assert runs[1].stdout.strip() == "False", runs[1].stderr

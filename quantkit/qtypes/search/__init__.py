@@ -1,6 +1,6 @@
 """The weighted scale searches that the K, IQ4 and legacy types share, and the way from a search to bytes.
 
-Plain numpy at the surface, which imports the compiled loops beneath it when they are first called:
+Plain numpy at the surface, which calls the compiled loops beneath it by entries.py:
 
     blocks.py        a matrix, slab by slab, through an encoder
     scales.py        the searches on arrays: groups of weights in, scales out
@@ -9,7 +9,7 @@ Plain numpy at the surface, which imports the compiled loops beneath it when the
     lattice.py       sets of vectors, listed in lattice_points.py; lattice_types.py: what the types share that store
                      numbers of these vectors; lattice_signed.py: IQ2 and IQ3, lattice_ternary.py: IQ1
 
-    compilation.py   how loops are compiled, and when the result may be used again
+    compilation.py   how loops are compiled
     lanes.py         vectors of float32 as numba values: one lane, one group; octets.py: codes as bytes
     tiles.py         groups arranged in lanes, their weights, ordered sums
     signed.py        search A: one signed scale; descent.py: search B, the same with codes changed one by one
@@ -17,6 +17,7 @@ Plain numpy at the surface, which imports the compiled loops beneath it when the
     unsigned.py      search D: the scale of the scales
     codebook.py      the scale of codes that index a table of levels
     lattice_loops.py, ternary_loops.py   points of a lattice, a scale and signs (IQ2, IQ3) or shifts (IQ1)
+    fp4_loops.py     four-bit floats: MXFP4, NVFP4
     rounding.py      from scales to codes; plane_loops.py: from codes to bit planes
 
 The letters follow ggml-quants.c: A make_qx_quants, B make_q3_quants, C make_qkx2_quants and make_qkx3_quants, D

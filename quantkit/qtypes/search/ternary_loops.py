@@ -168,7 +168,10 @@ def _search_group(x, weight, eps, halves, tables, shifts, chosen, distance):  # 
     A group that counts as zero has scale 0. NaN where float32 is too narrow.
     """
     n = x.size
-    if np.abs(x).max() < eps:
+    zero = True
+    for j in range(n):
+        zero = zero and np.abs(x[j]) < eps
+    if zero:
         return ZERO
     order, best = np.empty(n, np.int64), np.array([-1, -1, -1])
     _sort(x, order)
