@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -184,6 +183,8 @@ def _text(path: Path) -> str:
 
 
 def _parsed(path: Path) -> dict[str, Any]:
+    import tomllib  # few have such a file
+
     try:
         return tomllib.loads(_text(path))
     except (ValueError, RecursionError) as error:  # also for numbers of thousands of digits

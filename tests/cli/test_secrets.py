@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 from commands import TINY, quantkit
+from hypothesis import given
+from hypothesis import strategies as st
 
-from quantkit.cli.redaction import printable, redact
+from quantkit.cli.redaction import HIDDEN, OF_URLS, PATTERNS, printable, redact
 
 SECRETS = {
     "Hub token": "hf_" + "CaNaRy0123456789" * 2,
@@ -41,6 +44,22 @@ def test_secrets_of_every_form_are_hidden(sentence: str) -> None:
     for shown in (redact(text), printable(text), json.loads(redact(json.dumps(text)))):
         assert not [name for name, secret in SECRETS.items() if secret in shown], shown
         assert "***" in shown
+
+
+PIECES = (
+    "hf_", "ghp_", "sk-", "xoxb-", "AKIA", "aws_", "secret_key", "session_token", "authorization", "Bearer ", "basic ",
+    "s3://", "user:", "@", "?", "&", "key=", "password", "api-key", "access_token", ": ", "=", "aB3dE6gH9" * 2,
+    "A" * 16, " ", "\n", "\u017f", "\u212a", "\u0130",
+)  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
+def test_what_a_text_cannot_have_is_not_looked_for_in_vain(text: str) -> None:
+    """The same as with every pattern, whatever signs of it a text has."""
+    expected = text
+    for _, pattern, flags in PATTERNS:
+        expected = re.sub(pattern, rf"\g<1>{HIDDEN}", expected, flags=flags)
+    assert redact(text) == re.sub(OF_URLS, rf"\g<1>{HIDDEN}@", expected, flags=re.IGNORECASE)
 
 
 @pytest.mark.parametrize(
