@@ -24,9 +24,10 @@ from llvmlite import binding
 
 from quantkit.errors import QuantkitError
 from quantkit.extras import installed_version
+from quantkit.platforms import is_mine
 from quantkit.qtypes.calls import Entry, flat_types
 from quantkit.records import record
-from quantkit.storage import write_small
+from quantkit.storage import direct, write_small
 
 FORM = 1
 PACKAGE = Path(__file__).parent
@@ -80,7 +81,7 @@ def keep(found: Place, code: Code) -> None:
     data = json.dumps({**facts, "externals": code.externals}).encode() + b"\n" + code.obj
     for file in found.files:
         with suppress(OSError, QuantkitError):
-            write_small(file, data, overwrite=True)
+            write_small(file, data, overwrite=True, ops=direct)  # faults are for artifacts
             return
 
 
@@ -139,8 +140,12 @@ def _digest(facts: object) -> str:
 
 
 def _read(path: Path, key: str) -> Code | None:
-    """What is kept in a file, None where it is for something else, damaged or not there."""
+    """What is kept in a file; None where it is for something else, damaged or not there, or where it belongs to somebody
+    who is neither this user nor the one who installed this package: code is run."""
     with suppress(OSError, ValueError, KeyError, TypeError), path.open("rb") as file:
+        facts_of_file = os.fstat(file.fileno())
+        if not is_mine(facts_of_file) and facts_of_file.st_uid != PACKAGE.stat().st_uid:
+            return None
         head, _, obj = file.read(MOST_BYTES).partition(b"\n")
         facts = json.loads(head)
         if facts["key"] == key and facts["sha256"] == hashlib.sha256(obj).hexdigest():

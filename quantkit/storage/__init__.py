@@ -6,7 +6,7 @@ the same command; `write_small` writes one file at once; `update_sums` keeps SHA
 """
 
 from quantkit.storage.claim import remove_job
-from quantkit.storage.disk import Ops
+from quantkit.storage.disk import Ops, direct
 from quantkit.storage.failures import free_bytes
 from quantkit.storage.files import (
     SUMS,
@@ -38,6 +38,7 @@ __all__ = [
     "Record",
     "Room",
     "Scratch",
+    "direct",
     "exists",
     "free_bytes",
     "hash_file",

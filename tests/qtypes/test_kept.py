@@ -115,6 +115,24 @@ def test_code_in_a_damaged_file_is_compiled_and_kept_again(
     assert widened() == [expected, "False"]
 
 
+def test_code_of_another_user_is_not_run(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = (TABLE, True, 3, 0.5, np.float32(2), (1, (np.arange(4.0),)), np.empty(7))
+    Loop(all_kinds.module, all_kinds.name, all_kinds.make)(*arguments)
+    place = machine_code.place(all_kinds.module, all_kinds.name, calls.described(arguments))
+    assert machine_code.read(place, arguments) is not None
+    monkeypatch.setattr(machine_code, "is_mine", lambda facts: False)
+    assert machine_code.read(place, arguments) is not None, "of the one who installed the package"
+    monkeypatch.setattr(machine_code, "PACKAGE", SomebodyElses(machine_code.PACKAGE))
+    assert machine_code.read(place, arguments) is None
+
+
+class SomebodyElses(type(Path())):  # type: ignore[misc]
+    """A path that says that it belongs to another user."""
+
+    def stat(self, **named: Any) -> Any:
+        return type("Facts", (), {"st_uid": -2})
+
+
 def test_doctor_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "new"))
     [found] = [f for f in doctor.doctor(tmp_path) if f.area == "compiled"]
