@@ -11,7 +11,7 @@ import sys
 # New objects between two looks for garbage in cycles; Python's own number is 700. Imports make some 150,000 objects,
 # all of which stay: to look at them takes up to a tenth of a second.
 OBJECTS_AT_START, OBJECTS = 300_000, 20_000
-START_SECONDS = 2  # numba and its machine code come with the first tensors, what checks them with the last
+START_SECONDS = 2  # LLVM and machine code come with the first tensors, what checks them with the last
 # How long a thread that runs Python keeps others waiting; Python's own number is 5 ms. Hashing needs Python for some
 # microseconds after each half of a millisecond without it: beside an import it would do a tenth of what it could.
 TURN_SECONDS = 0.0001

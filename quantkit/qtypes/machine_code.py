@@ -140,8 +140,8 @@ def _digest(facts: object) -> str:
 
 
 def _read(path: Path, key: str) -> Code | None:
-    """What is kept in a file; None where it is for something else, damaged or not there, or where it belongs to somebody
-    who is neither this user nor the one who installed this package: code is run."""
+    """What is kept in a file; None where it is for something else, damaged or not there, or where it belongs neither to
+    this user nor to the one who installed this package: code is run."""
     with suppress(OSError, ValueError, KeyError, TypeError), path.open("rb") as file:
         facts_of_file = os.fstat(file.fileno())
         if not is_mine(facts_of_file) and facts_of_file.st_uid != PACKAGE.stat().st_uid:
