@@ -120,8 +120,8 @@ def _processor() -> str:
 
 
 def _sources(module: str) -> str:
-    """Digest of the file of a module and of all that searches are made of: most of what is compiled into a loop comes
-    from other files than its own."""
+    """Digest of the file of a module, of all that searches are made of, and of how they are compiled: most of what is
+    compiled into a loop comes from other files than its own."""
     if module.startswith(SEARCHES):
         return _searches()
     return _searches() + hashlib.sha256(Path(str(sys.modules[module].__file__)).read_bytes()).hexdigest()
@@ -130,7 +130,7 @@ def _sources(module: str) -> str:
 @cache
 def _searches() -> str:
     digest = hashlib.sha256()
-    for path in sorted((PACKAGE / "search").glob("*.py")):
+    for path in (PACKAGE / "calls.py", PACKAGE / "compiling.py", *sorted((PACKAGE / "search").glob("*.py"))):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -17,13 +17,11 @@ import numpy as np
 
 from quantkit.qtypes.base import Codes, Grid, QuantType, as_blocks
 from quantkit.qtypes.search import entries
+from quantkit.qtypes.search.fp4 import LEVELS
 from quantkit.tensors import F32, U8
 
 BLOCK = 32
 NBYTES = 17
-
-# Twice the E2M1 values; ggml reads the code of minus zero as plus zero.
-LEVELS = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
 
 
 def encode(w: F32, importance: F32 | None) -> U8:

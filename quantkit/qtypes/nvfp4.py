@@ -20,8 +20,8 @@ from __future__ import annotations
 import numpy as np
 
 from quantkit.qtypes.base import Codes, Grid, QuantType, as_blocks
-from quantkit.qtypes.mxfp4 import LEVELS
 from quantkit.qtypes.search import entries
+from quantkit.qtypes.search.fp4 import LEVELS
 from quantkit.tensors import F32, U8
 
 BLOCK = 64

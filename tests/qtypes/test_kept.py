@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import itertools
 import json
@@ -280,6 +281,34 @@ def test_all_that_is_compiled_for_others_is_an_entry() -> None:
         below = [line for before, line in itertools.pairwise(lines) if before == "@compiled"]
         marked += [line.removeprefix("def ").partition("(")[0] for line in below]
     assert sorted(marked) == sorted(ENTRIES)
+
+
+def test_all_that_is_compiled_into_a_loop_is_in_its_key() -> None:
+    """Of a search all files of searches, of others their own file: what they have from elsewhere would be used after it
+    changed there."""
+    package = Path(base.__file__).parent
+    outside, seen = [], 0
+    for path in sorted(package.parent.rglob("*.py")):
+        tree = ast.parse(path.read_text("utf-8"))
+        search = path.parent.name == "search"
+        imported = {
+            (name.asname or name.name): node.module
+            for node in tree.body
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("quantkit")
+            for name in node.names
+        }
+        for node in tree.body:
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            marks = {ast.unparse(mark).partition("(")[0] for mark in node.decorator_list}
+            if not marks & {"kept", "compiled", "called", "inlined", "njit", "intrinsic"}:
+                continue
+            seen += 1
+            used = {n.id for part in node.body for n in ast.walk(part) if isinstance(n, ast.Name)} & imported.keys()
+            known = (lambda module: module.startswith("quantkit.qtypes.search")) if search else (lambda module: False)
+            outside += [f"{path.name}: {node.name}: {name}" for name in used if not known(imported[name])]
+    assert seen > 100
+    assert outside == []
 
 
 @pytest.mark.slow

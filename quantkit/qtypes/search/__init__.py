@@ -17,7 +17,7 @@ Plain numpy at the surface, which calls the compiled loops beneath it by entries
     unsigned.py      search D: the scale of the scales
     codebook.py      the scale of codes that index a table of levels
     lattice_loops.py, ternary_loops.py   points of a lattice, a scale and signs (IQ2, IQ3) or shifts (IQ1)
-    fp4_loops.py     four-bit floats: MXFP4, NVFP4
+    fp4_loops.py     four-bit floats (fp4.py): MXFP4, NVFP4
     rounding.py      from scales to codes; plane_loops.py: from codes to bit planes
 
 The letters follow ggml-quants.c: A make_qx_quants, B make_q3_quants, C make_qkx2_quants and make_qkx3_quants, D

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from quantkit.qtypes.mxfp4 import LEVELS
 from quantkit.qtypes.search.compilation import compiled, inlined
+from quantkit.qtypes.search.fp4 import LEVELS
 
 
 @inlined

@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from quantkit.qtypes import base, mxfp4, nvfp4
+from quantkit.qtypes import base, nvfp4
 from quantkit.qtypes.base import as_blocks
 from quantkit.qtypes.floats import to_bf16
 from quantkit.qtypes.iq4_nl import LEVELS as IQ4_NL
 from quantkit.qtypes.search.exact import E4M3, E8M0, F16, F64, I16, Floats, find_grids
+from quantkit.qtypes.search.fp4 import LEVELS
 from quantkit.qtypes.search.kept_grids import Kept
 from quantkit.qtypes.search.superblocks import pack_six_bits
 from quantkit.records import record
@@ -96,7 +97,7 @@ def _small_floats(raw: U8, scale: F64) -> None:
     raw[:, :4] = nvfp4.scale_bytes(scale.astype(np.float32)).reshape(-1, 4)
 
 
-E2M1: F32 = mxfp4.LEVELS / np.float32(2)
+E2M1: F32 = LEVELS / np.float32(2)
 HOLDERS: Mapping[str, Holder] = {
     "q4_0": _linear(-8, 7, 32, 0),
     "q5_0": _linear(-16, 15, 32, 0),
