@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from quantkit.platforms import resource
@@ -35,6 +36,24 @@ def available_bytes() -> int:
     said = [line.split() for line in _read(Path("/proc/meminfo")).splitlines() if line.startswith("MemAvailable:")]
     known = [1024 * int(words[1]) for words in said if len(words) > 1 and words[1].isdigit()]
     return min([memory_limit_bytes(), *known, *_left_in_groups()])
+
+
+def give_back_memory() -> None:
+    """Have the system get back what was freed: glibc keeps what lies between pieces that are in use, which is half a
+    gigabyte and more after thousands of tensors of some megabytes."""
+    trim = _trim()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _trim() -> Callable[[int], int] | None:
+    """glibc's malloc_trim; None in other C libraries."""
+    try:
+        found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None
+    return found
 
 
 def _left_in_groups() -> Iterator[int]:

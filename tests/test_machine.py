@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,3 +92,35 @@ def test_nobody_else_counts(module: Path) -> None:
     assert module.name == "machine.py" or not any(
         w in text for w in ("sched_getaffinity", "cpu_count", "SC_PHYS_PAGES")
     )
+
+
+SCATTERED = """
+import resource
+import numpy as np
+from pathlib import Path
+from quantkit import machine
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+before = resident()
+pieces = [np.ones(15_000, np.uint8) for _ in range(20_000)]  # from the heap, not from pages of their own
+kept = pieces[::100]
+del pieces
+freed = resident() - before
+machine.give_back_memory()
+print(freed >> 20, (resident() - before) >> 20)
+"""
+
+
+@pytest.mark.skipif(machine._trim() is None, reason="the C library has no malloc_trim")
+def test_freed_memory_is_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", SCATTERED], check=True, capture_output=True, text=True)
+    freed, left = map(int, done.stdout.split())
+    assert freed > 200
+    assert left < 50
+
+
+def test_other_c_libraries_keep_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine._trim.cache_clear()
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: object())
+    machine.give_back_memory()
+    machine._trim.cache_clear()

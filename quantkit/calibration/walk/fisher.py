@@ -35,6 +35,7 @@ from quantkit.calibration.walk.skeleton import Arguments, Tokens, run_to_blocks
 from quantkit.calibration.walk.threads import Workers, workers
 from quantkit.errors import NonFiniteError
 from quantkit.events import BlockProgress, Sink, ignore
+from quantkit.machine import give_back_memory
 from quantkit.records import record
 
 SEED = 0x5EED
@@ -111,7 +112,9 @@ def downstream(
     with workers(model.threads, model.device) as pool:
         reads = first is not None and is_readable(model, first, samples)
         reading = Reading(model, first, pool) if first is not None and reads else None
-        return _Passes(model, samples, pool, emit, watch, reading).run()
+        found = _Passes(model, samples, pool, emit, watch, reading).run()
+    give_back_memory()
+    return found
 
 
 class _Passes:
@@ -141,6 +144,7 @@ class _Passes:
     def run(self) -> Downstream:
         with started(self._model, self._rows, self._table):
             self._forward()
+            give_back_memory()  # before the head, whose rows of all tokens take most
             gradients, head, weight = self._from_head()
             for index in reversed(range(len(self._model.steps))):
                 self._backward(index, gradients)
