@@ -61,9 +61,11 @@ class _Signature:
     """The parameters of a record's class, worked out where somebody asks `inspect.signature` for them."""
 
     def __get__(self, instance: object, owner: type) -> Signature:
+        if instance is not None or owner.__init__ is not _init:  # type: ignore[misc]
+            raise AttributeError("__signature__")  # of a method: `inspect` finds it
         from inspect import Parameter, Signature
 
-        form: _Form = vars(owner)["__record__"]
+        form: _Form = owner.__record__  # type: ignore[attr-defined]
         names = (*form.positional, *(f for f in owner.__dataclass_fields__ if f in form.given - {*form.positional}))  # type: ignore[attr-defined]
         parameters = []
         for name in names:

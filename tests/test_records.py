@@ -153,6 +153,28 @@ def test_what_is_wrong_is_named() -> None:
         assert str(raised.value) == told
 
 
+@pytest.mark.parametrize("maker", MAKERS)
+def test_signatures_are_of_what_is_called(maker: str) -> None:
+    @MAKERS[maker]
+    class Called:
+        """Can be called."""
+
+        size: int
+
+        def __call__(self, other: int) -> int:
+            return self.size + other
+
+    class Plain(Called):
+        pass
+
+    class Own(Called):
+        def __init__(self, name: str) -> None:
+            super().__init__(len(name))
+
+    found = [[*inspect.signature(what).parameters] for what in (Called, Called(1), Plain, Plain(1), Own, Own("x"))]
+    assert found == [["size"], ["other"], ["size"], ["other"], ["name"], ["other"]]
+
+
 def test_a_record_that_holds_itself_can_be_shown() -> None:
     base = family(record)[0]
     one = base(1)
