@@ -24,6 +24,9 @@ SCALARS: dict[str, Any] = {
 }  # fmt: skip
 
 
+NUMBERS = "biufc"  # kinds of numpy's types
+
+
 @record
 class Entry:
     """Machine code that can be called, and the type of what it returns ("" for none)."""
@@ -43,9 +46,12 @@ class Entry:
 def described(value: Any) -> str:
     """The types of arguments, as they decide which machine code serves them.
 
-    Arrays say their numbers, dimensions, how they lie, and whether they may be written to.
+    Arrays say their numbers, dimensions, how they lie, and whether they may be written to. Raises TypeError for arrays
+    of anything but numbers in this machine's order of bytes: the character does not tell them apart.
     """
     if isinstance(value, np.ndarray):
+        if value.dtype.kind not in NUMBERS or not value.dtype.isnative:
+            raise TypeError(f"a loop takes arrays of numbers in this machine's order of bytes, none of {value.dtype}")
         flags = value.flags
         layout = "C" if flags.c_contiguous else "F" if flags.f_contiguous else "A"
         return f"{value.dtype.char}{value.ndim}{layout}{'' if flags.writeable else 'r'}{'' if flags.aligned else 'u'}"
@@ -61,6 +67,8 @@ def scalar(value: Any) -> str:
     found = {bool: "?", int: "q", float: "d"}.get(type(value))
     if found is None:
         raise TypeError(f"a loop takes arrays, numbers and tuples of them, no {type(value).__name__}")
+    if found == "q" and not -(1 << 63) <= value < 1 << 63:
+        raise TypeError(f"a loop takes integers of 64 bits with a sign, which {value} is not")
     return found
 
 

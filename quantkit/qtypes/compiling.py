@@ -24,36 +24,41 @@ from quantkit.qtypes.machine_code import Code
 # what it wants, where the bytes are, how many.
 HEADER_BYTES = 64
 RUNTIME = """
-declare ptr @quantkit_allocate(i64)
-declare void @quantkit_free(ptr)
+%header = type { i64, i8*, i8*, i8*, i64 }
+declare i8* @quantkit_allocate(i64)
+declare void @quantkit_free(i8*)
 
-define linkonce_odr ptr @NRT_MemInfo_alloc_aligned(i64 %size, i32 %align) {
+define linkonce_odr i8* @NRT_MemInfo_alloc_aligned(i64 %size, i32 %align) {
   %wide = zext i32 %align to i64
   %room = add i64 %wide, HEADER
   %all = add i64 %size, %room
-  %info = call ptr @quantkit_allocate(i64 %all)
-  %none = icmp eq ptr %info, null
+  %info = call i8* @quantkit_allocate(i64 %all)
+  %none = icmp eq i8* %info, null
   br i1 %none, label %end, label %fill
 fill:
-  %base = ptrtoint ptr %info to i64
+  %base = ptrtoint i8* %info to i64
   %behind = add i64 %base, %room
   %over = urem i64 %behind, %wide
   %place = sub i64 %behind, %over
-  %data = inttoptr i64 %place to ptr
-  store i64 1, ptr %info
-  %where = getelementptr { i64, ptr, ptr, ptr, i64 }, ptr %info, i64 0, i32 3
-  store ptr %data, ptr %where
+  %data = inttoptr i64 %place to i8*
+  %head = bitcast i8* %info to %header*
+  %count = getelementptr %header, %header* %head, i64 0, i32 0
+  store i64 1, i64* %count
+  %where = getelementptr %header, %header* %head, i64 0, i32 3
+  store i8* %data, i8** %where
   br label %end
 end:
-  ret ptr %info
+  ret i8* %info
 }
 
-define linkonce_odr void @NRT_MemInfo_call_dtor(ptr %info) {
-  call void @quantkit_free(ptr %info)
+define linkonce_odr void @NRT_MemInfo_call_dtor(i8* %info) {
+  call void @quantkit_free(i8* %info)
   ret void
 }
 """.replace("HEADER", str(HEADER_BYTES))
 OURS = ("NRT_MemInfo_alloc_aligned", "NRT_MemInfo_call_dtor")
+# What only a process with numba has, or needs Python's lock. Numba's own memory is not freed by ours.
+NOT_OURS = ("NRT_", "Py", "_Py")
 
 
 def compilable(function: Callable[..., Any]) -> Any:
@@ -75,7 +80,10 @@ def compiled_code(made: Any, args: tuple[Any, ...], name: str) -> Code | None:
     module = found.library._final_module.clone()
     if any(function.name in OURS for function in module.functions):
         module.link_in(binding.parse_assembly(f'target triple = "{module.triple}"\n{RUNTIME}'))
-    asked = [f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")]
+    named = (*module.functions, *module.global_variables)
+    asked = [value.name for value in named if value.is_declaration and not value.name.startswith("llvm.")]
+    if any(called.startswith(NOT_OURS) for called in asked):
+        return None
     module.get_function(found.fndesc.llvm_func_name).name = name
     for value in (*module.functions, *module.global_variables):
         if not value.is_declaration and value.name != name:

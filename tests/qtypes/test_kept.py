@@ -6,6 +6,7 @@ import ast
 import hashlib
 import itertools
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from quantkit.qtypes import machine_code
 if sys.argv.pop(1) == "nowhere":
     machine_code.folders = lambda: iter(())
 else:
-    def full(path, data, *, overwrite):
+    def full(path, data, *, overwrite, ops):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     machine_code.write_small = full
     machine_code._read = lambda path, key: None
@@ -265,6 +266,41 @@ def test_loops_that_numba_calls_otherwise_are_left_to_it(own_folder: Path, monke
     assert list(own_folder.rglob("*.loop")) == []
 
 
+def test_loops_that_need_more_of_numba_are_left_to_it(own_folder: Path) -> None:
+    """A list is freed by a function that only numba has."""
+
+    @kept
+    def listed(size: int) -> float:
+        found = [0.0]
+        for i in range(size):
+            found.append(2.0 * i)
+        own = np.empty(1)
+        own[0] = found[-1]
+        return own[0]
+
+    assert listed(10) == 18.0
+    assert list(own_folder.rglob("*.loop")) == []
+
+
+def test_text_for_llvm_is_of_versions_with_and_without_types_of_pointers() -> None:
+    from quantkit.qtypes import compiling
+
+    assert re.search(r"\bptr\b", compiling.RUNTIME) is None  # llvmlite 0.44, of numba 0.61, knows none
+
+
+@pytest.mark.parametrize("dtype", [np.dtype(np.float32).newbyteorder(), "S4", "M8[D]", "O", [("a", "f4")]])
+def test_arrays_of_other_than_numbers_are_refused(dtype: Any) -> None:
+    """Their character may be that of numbers for which there is code."""
+    with pytest.raises(TypeError, match="order of bytes"):
+        calls.described((np.zeros(3, dtype),))
+
+
+@pytest.mark.parametrize("value", [1 << 63, -(1 << 63) - 1])
+def test_integers_that_are_too_large_are_refused(value: int) -> None:
+    with pytest.raises(TypeError, match=str(value)):
+        calls.described((value,))
+
+
 ENTRIES = {name: found for name, found in vars(entries).items() if isinstance(found, Loop)}
 
 
@@ -333,3 +369,26 @@ print("numba" in sys.modules)
         subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False) for _ in range(2)
     ]
     assert runs[1].stdout.strip() == "False", runs[1].stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["descend", "sweep_vectors", "descend_vectors"])
+def test_loops_of_methods_are_kept(name: str, own_folder: Path) -> None:
+    """They need nothing that only numba has."""
+    rows, n, dims = 2, 16, 8
+    floats = {size: np.ones(size, np.float32) for size in ((rows, n), (n, n), (2, dims, dims), (rows, 1), (n,), (0,))}
+    codes, gain = np.zeros((rows, n), np.int16), np.zeros(rows, np.float32)
+    block, square, forms = floats[rows, n], floats[n, n], floats[2, dims, dims]
+    one, zeros = np.float32(1), np.zeros(n, np.int64)
+    grid = (floats[rows, 1], np.empty((0, 0), np.float32), zeros, -one, one, *[floats[0,]] * 2, np.zeros(0, np.int16))
+    vectors = (np.ones((dims, 16), np.float32), np.zeros((16, dims), np.int16), False, 1)
+    on = (floats[rows, 1], zeros)
+    given: dict[str, tuple[Any, ...]] = {
+        "descend": (block, block, square, grid, block.copy(), codes, gain),
+        "sweep_vectors": (block, block, square, forms, floats[n,], on, vectors, codes, block.copy(), gain),
+        "descend_vectors": (block.copy(), block, square, forms, on, vectors, block.copy(), codes, gain),
+    }
+    loop = ENTRIES[name]
+    Loop(loop.module, loop.name, loop.make)(*given[name])
+    [path] = own_folder.rglob("*.loop")
+    assert set(json.loads(path.read_bytes().partition(b"\n")[0])["externals"]) <= {*machine_code.ALLOCATION}

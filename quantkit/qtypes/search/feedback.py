@@ -118,7 +118,9 @@ def _spread(values, row, group, to):  # type: ignore[no-untyped-def]
 def _padded(matrix, size):  # type: ignore[no-untyped-def]
     """The matrix with zeros for columns up to `size`."""
     out = np.zeros((matrix.shape[0], size), np.float32)
-    out[:, : matrix.shape[1]] = matrix
+    for i in range(matrix.shape[0]):
+        for k in range(matrix.shape[1]):
+            out[i, k] = matrix[i, k]
     return out
 
 
@@ -144,7 +146,8 @@ def descend(levels, slope, hessian, grid, values, codes, gain):  # type: ignore[
     for k in range(n):
         curve[k] = hessian[k, k]
     for r in range(rows):
-        g[:n], own[:n] = slope[r], levels[r]
+        for k in range(n):  # an assignment to a slice would need numba's own functions for its error
+            g[k], own[k] = slope[r, k], levels[r, k]
         _spread(scales, r, group, scale)
         if offsets.size:
             _spread(offsets, r, group, offset)

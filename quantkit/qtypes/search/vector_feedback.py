@@ -140,7 +140,8 @@ def sweep_vectors(w, target, mixing, forms, weights, grid, vectors, codes, error
     signs, scratch = np.ones(RUN, np.float32), _scratch(dims)
     found = np.empty(dims, np.float32), np.empty(dims, np.float32), np.empty(dims, np.int16)
     for r in range(rows):
-        t[:] = target[r]
+        for k in range(n):  # an assignment to a slice would need numba's own functions for its error
+            t[k] = target[r, k]
         spent = ZERO
         for start in range(0, n, RUN):
             scale = scales[r, group[start // RUN]]
@@ -222,12 +223,14 @@ def descend_vectors(levels, slope, hessian, inverses, grid, vectors, values, cod
     room = np.ones(RUN, np.float32), np.empty(dims, np.float32), np.empty(RUN, np.float32), steps, _scratch(dims)
     found = np.empty(RUN, np.float32), np.empty(RUN, np.float32), np.empty(RUN, np.int16)
     for r in range(rows):
-        g[:] = slope[r]
+        for k in range(n):
+            g[k] = slope[r, k]
         gained = ZERO
         for start in range(0, n, RUN):
             stop = start + RUN
             scale = scales[r, group[start // RUN]]
-            here[:] = g[start:stop]
+            for i in range(RUN):
+                here[i] = g[start + i]
             curve = hessian[start:stop, start:stop]
             own = inverses[start // dims :]
             if not _other_run(levels[r, start:], scale, here, curve, own, vectors, room, found):
@@ -238,8 +241,8 @@ def descend_vectors(levels, slope, hessian, inverses, grid, vectors, values, cod
             if not better > ZERO:
                 continue
             gained += better
-            levels[r, start:stop], codes[r, start:stop] = found[0], found[2]
             for i in range(RUN):
+                levels[r, start + i], codes[r, start + i] = found[0][i], found[2][i]
                 for k in range(n):
                     g[k] -= steps[i] * hessian[start + i, k]
         gain[r] = gained
