@@ -8,7 +8,7 @@ read what `dataclass` noted of its fields.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, FrozenInstanceError, dataclass, field, fields
 from functools import partial
 from reprlib import recursive_repr
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from inspect import Signature
 
 T = TypeVar("T")
+
+_set = object.__setattr__
 
 
 class _Form:
@@ -79,9 +81,11 @@ class _Signature:
 def _init(self: Any, /, *args: Any, **named: Any) -> None:
     form: _Form = self.__record__
     if named or len(args) != form.all:
-        self.__dict__.update(form.values(type(self).__name__, args, named))
+        values: Iterable[tuple[str, Any]] = form.values(type(self).__name__, args, named).items()
     else:
-        self.__dict__.update(zip(form.positional, args, strict=True))
+        values = zip(form.positional, args, strict=True)
+    for name, value in values:  # one by one: a __dict__ that is asked for takes twice the memory, and longer to read
+        _set(self, name, value)
     if form.completed:
         self.__post_init__()
 

@@ -7,6 +7,7 @@ import copy
 import inspect
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, asdict, astuple, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
@@ -173,6 +174,20 @@ def test_signatures_are_of_what_is_called(maker: str) -> None:
 
     found = [[*inspect.signature(what).parameters] for what in (Called, Called(1), Plain, Plain(1), Own, Own("x"))]
     assert found == [["size"], ["other"], ["size"], ["other"], ["name"], ["other"]]
+
+
+def test_records_take_no_more_memory() -> None:
+    bytes_of = {}
+    for name, maker in MAKERS.items():
+        made = family(maker)[2]
+        made(first=1)
+        tracemalloc.start()
+        try:
+            some = [made(first=1) for _ in range(1000)]
+            bytes_of[name] = tracemalloc.get_traced_memory()[0] / len(some)
+        finally:
+            tracemalloc.stop()
+    assert bytes_of["record"] < bytes_of["dataclass"] + 16
 
 
 def test_a_record_that_holds_itself_can_be_shown() -> None:
