@@ -19,7 +19,7 @@ NOWHERE = ctypes.create_string_buffer(16)  # what a function without a result wr
 ARRAY = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 SCALARS: dict[str, Any] = {
     "?": ctypes.c_uint8, "b": ctypes.c_int8, "B": ctypes.c_uint8, "h": ctypes.c_int16, "H": ctypes.c_uint16,
-    "i": ctypes.c_int32, "I": ctypes.c_uint32, "l": ctypes.c_int64, "L": ctypes.c_uint64, "q": ctypes.c_int64,
+    "i": ctypes.c_int32, "I": ctypes.c_uint32, "l": ctypes.c_long, "L": ctypes.c_ulong, "q": ctypes.c_int64,
     "Q": ctypes.c_uint64, "f": ctypes.c_float, "d": ctypes.c_double,
 }  # fmt: skip
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from llvmlite import binding, ir  # type: ignore[import-untyped]
 from numba import njit, typeof, types
-from numba.core import compiler
+from numba.core import compiler, config
 from numba.np.numpy_support import as_dtype
 
 from quantkit.qtypes.calls import flat_types
@@ -68,6 +69,14 @@ def compilable(function: Callable[..., Any]) -> Any:
 
 def compiled_code(made: Any, args: tuple[Any, ...], name: str) -> Code | None:
     """The machine code of a function for arguments of these types, called `name`; None where it cannot be kept."""
+    if config.DISABLE_JIT:
+        return None
+    with suppress(AttributeError, TypeError):  # what numba has elsewhere, or otherwise
+        return _compiled(made, args, name)
+    return None
+
+
+def _compiled(made: Any, args: tuple[Any, ...], name: str) -> Code | None:
     flags = compiler.Flags()
     made.targetdescr.options.parse_as_flags(flags, made.targetoptions)
     flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True

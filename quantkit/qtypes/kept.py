@@ -1,8 +1,9 @@
 """Loops that are compiled once: their machine code is kept on the disk, and read from there without the compiler.
 
-A loop is a function that fills arrays which it is given. What is kept is one function for each set of types of
-arguments: an object file that needs nothing but C's own functions and a place for arrays of its own. So a process that
-finds it needs neither numba, whose modules take a fifth of a second to import, nor pickle, in which numba keeps code.
+A loop is a function of arrays and numbers. What is kept is one function for each set of types of arguments: an object
+file that needs nothing but C's own functions and a place for arrays of its own (and few some functions of numba's C
+library, for which numba is imported). So a process that finds it needs neither numba, whose modules take a fifth of a
+second to import, nor pickle, in which numba keeps code.
 """
 
 from __future__ import annotations

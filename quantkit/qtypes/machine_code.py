@@ -62,7 +62,10 @@ class Place:
 def place(module: str, name: str, types: str) -> Place:
     """The place of a loop of a module, for arguments of these types."""
     file = f"{module.rpartition('.')[2]}.{name}-{_digest([types, _processor()])[:16]}.loop"
-    key = _digest([module, name, types, *_versions(), _processor(), _sources(module)])
+    try:
+        key = _digest([module, name, types, *_versions(), _settings(), _processor(), _sources(module)])
+    except (OSError, ImportError):  # installed without sources or names: nothing says what code would be for
+        return Place((), _digest([module, name, types]))
     return Place(tuple(folder / file for folder in folders()), key)
 
 
@@ -93,7 +96,8 @@ def linked(found: Place, code: Code, args: tuple[Any, ...]) -> Entry | None:
     engine.add_object_file(binding.ObjectFileRef.from_data(code.obj))
     engine.finalize_object()
     made = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *flat_types(args))
-    return Entry(made(engine.get_function_address(found.symbol)), code.result)
+    address = engine.get_function_address(found.symbol)
+    return Entry(made(address), code.result) if address else None
 
 
 def folders() -> Iterator[Path]:
@@ -110,6 +114,11 @@ def folders() -> Iterator[Path]:
 @cache
 def _versions() -> tuple[str, str, int]:
     return installed_version("numba"), llvmlite.__version__, FORM
+
+
+def _settings() -> list[tuple[str, str]]:
+    """What numba's variables say, but where it keeps what: some change what is compiled."""
+    return sorted((k, v) for k, v in os.environ.items() if k.startswith("NUMBA_") and k != "NUMBA_CACHE_DIR")
 
 
 @cache
@@ -129,8 +138,10 @@ def _sources(module: str) -> str:
 
 @cache
 def _searches() -> str:
-    digest = hashlib.sha256()
-    for path in (PACKAGE / "calls.py", PACKAGE / "compiling.py", *sorted((PACKAGE / "search").glob("*.py"))):
+    digest, searches = hashlib.sha256(), sorted((PACKAGE / "search").glob("*.py"))
+    if not searches:
+        raise FileNotFoundError(PACKAGE / "search")
+    for path in (PACKAGE / "calls.py", PACKAGE / "compiling.py", *searches):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

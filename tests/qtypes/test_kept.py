@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.metadata
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -247,6 +249,42 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10)
     path.write_text(program)
     done = subprocess.run([sys.executable, path], check=True, capture_output=True, text=True)
     assert done.stdout == "True\n"
+
+
+def test_settings_of_numba_have_code_of_their_own(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [machine_code.place(all_kinds.module, "any", "q").key]
+    for name, value in (("NUMBA_BOUNDSCHECK", "1"), ("NUMBA_BOUNDSCHECK", "0"), ("NUMBA_OPT", "0")):
+        monkeypatch.setenv(name, value)
+        keys.append(machine_code.place(all_kinds.module, "any", "q").key)
+    assert len(set(keys)) == 4
+
+
+@pytest.mark.parametrize("missing", ["sources", "names", "own file"])
+def test_without_what_names_code_none_is_kept(missing: str, own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a package was installed without its sources or its metadata, or lies in an archive."""
+    if missing == "sources":
+        monkeypatch.setattr(machine_code, "PACKAGE", own_folder)
+        machine_code._searches.cache_clear()
+    elif missing == "names":
+        monkeypatch.setattr(machine_code, "_versions", lambda: importlib.metadata.version("no-such-package"))
+    else:
+        monkeypatch.setattr(sys.modules[all_kinds.module], "__file__", "/archive.zip/loops.py")
+    assert machine_code.place(all_kinds.module, all_kinds.name, "q").files == ()
+    loop, out = Loop(all_kinds.module, all_kinds.name, all_kinds.make), np.empty(7)
+    assert loop(TABLE, True, 3, 0.5, np.float32(2), (1, (np.arange(4.0),)), out) == 24
+    assert list(own_folder.rglob("*.loop")) == []
+    machine_code._searches.cache_clear()
+
+
+@pytest.mark.parametrize("setting", [{"NUMBA_DISABLE_JIT": "1"}, {"NUMBA_BOUNDSCHECK": "1"}])
+def test_settings_of_numba_do_no_harm(setting: dict[str, str], own_folder: Path) -> None:
+    code = "import numpy as np\nfrom quantkit.qtypes import base\nw = np.linspace(-1, 1, 256, dtype=np.float32)"
+    run = [sys.executable, "-c", f"{code}\nprint(base.get('q8_0').encode(w.reshape(2, 128), None).sum())"]
+    said = [
+        subprocess.run(run, check=True, capture_output=True, text=True, env={**os.environ, **more}).stdout
+        for more in ({}, setting)
+    ]
+    assert said[0] == said[1]
 
 
 def test_code_that_calls_what_is_nowhere_is_not_run(own_folder: Path) -> None:

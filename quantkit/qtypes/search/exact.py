@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from quantkit.qtypes.kept import kept
+from quantkit.qtypes.search.compilation import called
 from quantkit.records import record
 from quantkit.tensors import F32
 
@@ -102,7 +102,7 @@ def _find(
                 break
 
 
-@njit(nogil=True)
+@called
 def _prepare(block: F32, weights: F64, halves: F64, kind: NDArray[np.int64]) -> tuple[int, int]:
     """Fill the weights and half a step of the source's type at each; the places of the largest, and of the smallest
     that is no zero."""
@@ -117,7 +117,7 @@ def _prepare(block: F32, weights: F64, halves: F64, kind: NDArray[np.int64]) -> 
     return largest, smallest
 
 
-@njit(nogil=True)
+@called
 def _scale(
     weights: F64,
     halves: F64,
@@ -144,7 +144,7 @@ def _scale(
     return 0.0
 
 
-@njit(nogil=True)
+@called
 def _interval(weights: F64, halves: F64, levels: F64, near: float, places: I16, even: bool) -> tuple[float, float]:
     """The magnitudes of scales near `near` for which every weight is its nearest level; nothing where low > high.
 
@@ -172,7 +172,7 @@ def _interval(weights: F64, halves: F64, levels: F64, near: float, places: I16, 
     return low, high
 
 
-@njit(nogil=True)
+@called
 def _nearest(levels: F64, x: float, even: bool) -> int:
     """The place of the level nearest to x; levels of an `even` grid are a step of 1 apart."""
     last = levels.shape[0] - 1
@@ -187,7 +187,7 @@ def _nearest(levels: F64, x: float, even: bool) -> int:
     return place
 
 
-@njit(nogil=True)
+@called
 def _gives(weights: F64, levels: F64, scale: float, kind: NDArray[np.int64], places: I16) -> bool:
     """Whether levels times the scale are the weights, rounded to the source's type, half to even."""
     for j in range(weights.shape[0]):
