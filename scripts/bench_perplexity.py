@@ -34,7 +34,7 @@ def run(tool: Path, file: Path, text: Path, base: Path, options: argparse.Namesp
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command))} failed:\n{(done.stdout + done.stderr)[-2000:]}")
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 def divergence(printed: str) -> tuple[float, float]:
