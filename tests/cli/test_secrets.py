@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from commands import TINY, quantkit
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantkit.cli.redaction import HIDDEN, OF_URLS, PATTERNS, printable, redact
@@ -53,6 +53,7 @@ PIECES = (
 )  # fmt: skip
 
 
+@settings(deadline=None)  # the first text compiles patterns
 @given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
 def test_what_a_text_cannot_have_is_not_looked_for_in_vain(text: str) -> None:
     """The same as with every pattern, whatever signs of it a text has."""
