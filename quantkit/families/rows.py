@@ -391,10 +391,10 @@ def experts(width: str, module: str, gate: str, up: str, down: str) -> tuple[T, 
 def shared_expert(width: str, module: str, gate: str | None = None) -> tuple[T, ...]:
     """An MLP of inner width `width` that reads every token beside the experts; `gate` weighs what it gives."""
     inner, outer = f"{width} hidden_size", f"hidden_size {width}"
-    weight = () if gate is None else (f"{gate}.weight",)
+    weight = () if gate is None else (T(f"{gate}.weight", "ffn_gate_inp_shexp.weight", Role.ROUTER, "1 hidden_size"),)
     return (
         T(f"{module}.gate_proj.weight", "ffn_gate_shexp.weight", Role.FFN_GATE, inner),
         T(f"{module}.up_proj.weight", "ffn_up_shexp.weight", Role.FFN_UP, inner),
         T(f"{module}.down_proj.weight", "ffn_down_shexp.weight", Role.FFN_DOWN, outer),
-        *(T(name, "ffn_gate_inp_shexp.weight", Role.ROUTER, "1 hidden_size") for name in weight),
+        *weight,
     )

@@ -22,8 +22,6 @@ SCALARS: dict[str, Any] = {
     "i": ctypes.c_int32, "I": ctypes.c_uint32, "l": ctypes.c_long, "L": ctypes.c_ulong, "q": ctypes.c_int64,
     "Q": ctypes.c_uint64, "f": ctypes.c_float, "d": ctypes.c_double,
 }  # fmt: skip
-
-
 NUMBERS = "biufc"  # kinds of numpy's types
 
 

@@ -8,12 +8,11 @@ calling to numba, which then compiles in every process.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from llvmlite import binding, ir  # type: ignore[import-untyped]
-from numba import njit, typeof, types
+from numba import typeof, types
 from numba.core import compiler, config
 from numba.np.numpy_support import as_dtype
 
@@ -60,11 +59,6 @@ define linkonce_odr void @NRT_MemInfo_call_dtor(i8* %info) {
 OURS = ("NRT_MemInfo_alloc_aligned", "NRT_MemInfo_call_dtor")
 # What only a process with numba has, or needs Python's lock. Numba's own memory is not freed by ours.
 NOT_OURS = ("NRT_", "Py", "_Py")
-
-
-def compilable(function: Callable[..., Any]) -> Any:
-    """What numba compiles: without Python's lock, and with division by zero as in C. No fastmath."""
-    return njit(nogil=True, error_model="numpy")(function)
 
 
 def compiled_code(made: Any, args: tuple[Any, ...], name: str) -> Code | None:

@@ -65,9 +65,9 @@ def kept(function: Callable[..., Any]) -> Loop:
     """A function of a module that does without numba, compiled as a loop. Division by zero is as in C."""
 
     def make() -> Any:
-        from quantkit.qtypes.compiling import compilable
+        from quantkit.qtypes.search.compilation import compiled
 
-        return compilable(function)
+        return compiled(function)
 
     return Loop(function.__module__, function.__qualname__, make)
 

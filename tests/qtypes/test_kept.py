@@ -304,6 +304,23 @@ def test_loops_that_numba_calls_otherwise_are_left_to_it(own_folder: Path, monke
     assert list(own_folder.rglob("*.loop")) == []
 
 
+def test_only_arrays_as_c_has_them_are_flattened(own_folder: Path) -> None:
+    """Of others their numbers would be taken in another order, or from between them."""
+    from numba.core.errors import TypingError
+
+    from quantkit.qtypes.search.compilation import compiled
+    from quantkit.qtypes.search.lanes import flattened
+
+    @compiled
+    def third(array: Any) -> float:
+        return flattened(array)[2]
+
+    assert third(TABLE) == TABLE.reshape(-1)[2]
+    for layout in ("F", "A"):
+        with pytest.raises(TypingError, match="does not lie as C has it"):
+            third(LAID[layout])
+
+
 def test_loops_that_need_more_of_numba_are_left_to_it(own_folder: Path) -> None:
     """A list is freed by a function that only numba has."""
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]  # the code generator that numba is built on
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, errors
 from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 from numba.np import arrayobj
@@ -133,6 +133,8 @@ def pointer(context: Any, builder: Any, array: Any, value: Any, at: Any, vector:
 @intrinsic
 def flattened(_context: Any, array: Any) -> Any:
     """A C-contiguous array in one dimension: its numbers as they lie. numba's `reshape` calls a function of its own."""
+    if array.layout != "C":
+        raise errors.TypingError(f"{array} does not lie as C has it")
     along = array.copy(ndim=1)
 
     def emit(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
