@@ -5,10 +5,10 @@
 
 DIR is a tree of llama.cpp with build/bin/llama-perplexity. The original, converted to F32 here, says what it expects
 over the documents of each text, one after the other, in windows of --context tokens; every FILE is compared with that
-(`--kl-divergence`). llama.cpp counts the second half of each window, keeps the original's expectations as numbers of
-16 bits, and rounds what matrices read to 8 bits where these are quantized, which is part of every file's figure. What
-the original's own file has is printed first. Errors are the tool's, for tokens as if they were independent; those of ratios to the first
-FILE take the two for independent, too, which they are not, and are too large.
+(`--kl-divergence`). llama.cpp counts the second half of each window, keeps what the original expects as numbers of 16
+bits, and rounds what matrices read to 8 bits where these are quantized, which is part of every file's figure. What the
+original's own file has is printed first. Errors are the tool's, for tokens as if they were independent; those of ratios
+to the first FILE take the two for independent, too, which they are not, and are too large.
 """
 
 from __future__ import annotations
