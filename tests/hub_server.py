@@ -170,17 +170,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        if name:
-            self.state.sent[name] = self.state.sent.get(name, 0) + len(body)
         if name in self.state.cut:
             self.state.cut.remove(name)
-            self.wfile.write(body[: len(body) // 2])
-            self.wfile.flush()
+            body = body[: len(body) // 2]
             self.close_connection = True
-            return
-        piece = 1 << 20 if name in self.state.slow else len(body) + 1
-        for start in range(0, len(body), piece):
-            self.wfile.write(body[start : start + piece])
+        size = 1 << 20 if name in self.state.slow else len(body) + 1
+        for start in range(0, len(body), size):
+            piece = body[start : start + size]
+            if name:
+                self.state.sent[name] = self.state.sent.get(name, 0) + len(piece)
+            self.wfile.write(piece)
             time.sleep(0.1 if name in self.state.slow else 0)
 
 

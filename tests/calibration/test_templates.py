@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -128,10 +127,8 @@ def test_a_template_cannot_leave_its_box(source: str, tmp_path: Path, monkeypatc
     ],
 )
 def test_time_memory_and_text_are_limited(source: str) -> None:
-    start = time.monotonic()
-    with pytest.raises(InputError, match="chat template"):
+    with pytest.raises(InputError, match="chat template"):  # after 2 s of processor time: none of them ends by itself
         render(ChatTemplate(source, {}), [TALK])
-    assert time.monotonic() - start < 60  # about 2 s of processor time, on a machine that may be busy
 
 
 def test_a_template_of_any_length_is_not_parsed() -> None:

@@ -1,6 +1,6 @@
 """Real checkpoints at their full size, as holes: planned in seconds and little memory, whatever they hold.
 
-Times are those of the processor: the machine that runs the tests has other things to do.
+Times are those of the processor, by its speed: the machine that runs the tests has other things to do.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from commands import quantkit
+from costs import check
 from real_folders import (
     claimed,
     make_sparse,
@@ -71,7 +72,7 @@ def test_the_largest_are_planned_in_seconds(which: str, tmp_path: Path) -> None:
     name, changes, recipe = LARGEST[which]
     alone = () if recipe == "fp8" else ("--mmproj", "none")  # the sizes of encoders are not the published ones
     seconds, megabytes = cost_of_plan(make_sparse(name, tmp_path, **changes), recipe, *alone)
-    assert seconds < SECONDS
+    check(seconds, SECONDS)
     assert megabytes < MEGABYTES
 
 
@@ -93,7 +94,7 @@ def test_the_largest_mixtures_are_planned_in_seconds(which: str, tmp_path: Path)
     stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     assert stored / 2e9 == pytest.approx(billions, rel=0.01)
     seconds, megabytes = cost_of_plan(folder, "q4_k_m")
-    assert seconds < SECONDS
+    check(seconds, SECONDS)
     assert megabytes < MEGABYTES
 
 
@@ -190,7 +191,7 @@ def test_quantized_folders_are_read_as_they_are_published(name: str, tmp_path: P
     permission = [] if bits >= 8 else ["--allow-requantize"]
     recipe = "q8_0" if name.startswith("aic-qwen3-30b") else "w8a16"  # GGUF files take a tokenizer
     seconds, megabytes = cost_of_plan(folder, recipe, *permission)
-    assert seconds < SECONDS
+    check(seconds, SECONDS)
     assert megabytes < MEGABYTES
     seen = quantkit("inspect", folder, "--json").json
     layers = text_config(read_config(name))["num_hidden_layers"]

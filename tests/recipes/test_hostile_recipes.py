@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
-import time
 import tracemalloc
 from pathlib import Path
 
 import pytest
 from commands import TINY, quantkit
+from costs import within
 from hypothesis import given
 from hypothesis import strategies as st
 from test_recipe import model
@@ -65,11 +65,9 @@ def test_a_recipe_that_would_explode_is_refused_at_once(name: str, tmp_path: Pat
     path.write_text(text)
     load_recipe("q8_0")
     tracemalloc.start()
-    start = time.process_time()
     try:
-        with pytest.raises(RecipeError, match=message) as caught:
+        with within(2), pytest.raises(RecipeError, match=message) as caught:
             load_recipe(str(path))
-        assert time.process_time() - start < 2
         assert tracemalloc.get_traced_memory()[1] < 64 << 20
     finally:
         tracemalloc.stop()
@@ -128,9 +126,8 @@ def test_globs_fit_as_in_fnmatch(glob: str, name: str) -> None:
 
 @pytest.mark.parametrize("glob", ["*a" * 100 + "b", "*?" * 100 + "b", "*[ab]" * 40 + "c", "*" * 200 + "b"])
 def test_no_glob_takes_long(glob: str) -> None:
-    start = time.process_time()
-    assert not any(compile_glob(glob)("a" * 512) for _ in range(100))
-    assert time.process_time() - start < 1
+    with within(1):
+        assert not any(compile_glob(glob)("a" * 512) for _ in range(100))
 
 
 def test_globs_for_more_tensors_than_there_is_time_are_refused(tmp_path: Path) -> None:
@@ -177,9 +174,8 @@ def test_patterns_are_searched_in_any_case(pattern: str, name: str) -> None:
 
 
 def test_a_pattern_that_backtracks_takes_no_time() -> None:
-    start = time.process_time()
-    assert not compile_search("(a+)+b")("a" * 500)
-    assert time.process_time() - start < 1
+    with within(1):
+        assert not compile_search("(a+)+b")("a" * 500)
 
 
 def test_a_refused_pattern_says_which_operator() -> None:
@@ -189,8 +185,7 @@ def test_a_refused_pattern_says_which_operator() -> None:
 
 
 def test_no_suggestion_for_what_is_no_name() -> None:
-    start = time.process_time()
-    assert did_you_mean("q4_k" * 50_000, ["q4_k", "q5_k"]) == ""
-    assert nearest("q4_k" * 50_000, ["q4_k", "q5_k"], 1) == ["q4_k"]
-    assert did_you_mean("q4_kk", ["q4_k", "q4_k" * MAX_LENGTH]) == '; did you mean "q4_k"?'
-    assert time.process_time() - start < 1
+    with within(1):
+        assert did_you_mean("q4_k" * 50_000, ["q4_k", "q5_k"]) == ""
+        assert nearest("q4_k" * 50_000, ["q4_k", "q5_k"], 1) == ["q4_k"]
+        assert did_you_mean("q4_kk", ["q4_k", "q4_k" * MAX_LENGTH]) == '; did you mean "q4_k"?'

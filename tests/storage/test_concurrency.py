@@ -35,10 +35,8 @@ def test_the_second_process_learns_at_once_who_is_first(tmp_path: Path) -> None:
             os._exit(0)
     try:
         os.read(ready[0], 1)
-        start = time.monotonic()
         with pytest.raises(BusyError, match=f"in use by process {pid} on {os.uname().nodename}"):
             build(tmp_path)
-        assert time.monotonic() - start < 5
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
