@@ -59,8 +59,8 @@ $(MINILM)/.version: $(VENV)/.installed scripts/fetch_minilm.py
 
 # Storage first and apart: its thousands of forks are ten times cheaper where no test has imported torch.
 test: $(VENV)/.installed reference
-	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/storage
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --ignore tests/storage
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 20 tests/storage
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 60 --ignore tests/storage
 	$(MAKE) --no-print-directory test-oldest
 
 # The libraries that load checkpoints for servers, in an environment of their own: their versions are pinned.
