@@ -25,27 +25,17 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from apart import Took, run
 
 REPOSITORY = Path(__file__).parent.parent
 TOKENIZER = REPOSITORY / "tests" / "data" / "docs-llama-tiny"
 HIDDEN, FFN, LAYERS, VOCAB, HEADS, KV_HEADS = 2048, 8192, 4, 8000, 16, 4
 GROWTH = 8
 FLOATS = ("bf16", "f16", "f32")  # what the converter writes alone
-CHUNK = 1 << 20  # small: Linux starts a child's peak memory at what its parent holds when it is made
-
-
-@dataclass(frozen=True)
-class Run:
-    """One command, run once as its own process: wall seconds, CPU seconds and peak resident bytes."""
-
-    seconds: float
-    cpu_seconds: float
-    peak_bytes: int
+CHUNK = 1 << 20  # numbers made at once
 
 
 def tensor_shapes(layers: int) -> dict[str, tuple[int, ...]]:
@@ -97,21 +87,10 @@ def make_checkpoint(folder: Path, layers: int, *, sparse: bool) -> int:
     return offset // 2
 
 
-def measure(commands: list[list[str]]) -> Run:
+def measure(commands: list[list[str]]) -> Took:
     """Run commands one after the other and add up their times; the peak is the larger one."""
-    seconds = cpu = 0.0
-    peak = 0
-    for command in commands:
-        start = time.perf_counter()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        errors = process.stderr.read() if process.stderr else b""
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds += time.perf_counter() - start
-        if status != 0:
-            sys.exit(f"{' '.join(command)} failed:\n{errors.decode(errors='replace')[-2000:]}")
-        cpu += usage.ru_utime + usage.ru_stime
-        peak = max(peak, usage.ru_maxrss * 1024)
-    return Run(seconds, cpu, peak)
+    runs = [run(command) for command in commands]
+    return Took(sum(r.seconds for r in runs), sum(r.cpu for r in runs), max(r.peak for r in runs))
 
 
 def quantkit_command(source: Path, recipe: str, out: Path) -> list[str]:
@@ -148,9 +127,9 @@ def shares(work: Path, source: Path, recipe: str) -> dict[str, float]:
 
 def compare(work: Path, source: Path, recipe: str, tree: Path | None, runs: int) -> dict[str, object]:
     """Alternate quantkit and the peers `runs` times."""
-    ours: list[Run] = []
-    theirs: list[Run] = []
-    floor: list[Run] = []
+    ours: list[Took] = []
+    theirs: list[Took] = []
+    floor: list[Took] = []
     for number in range(runs):
         out = work / f"ours-{number}.gguf"
         ours.append(measure([quantkit_command(source, recipe, out)]))
@@ -164,19 +143,17 @@ def compare(work: Path, source: Path, recipe: str, tree: Path | None, runs: int)
     result: dict[str, object] = {
         "recipe": recipe,
         "seconds": round(statistics.median(r.seconds for r in ours), 2),
-        "cpu_seconds": round(statistics.median(r.cpu_seconds for r in ours), 2),
-        "peak_mb": round(max(r.peak_bytes for r in ours) / 1e6, 1),
-        "floor_cpu_seconds": round(statistics.median(r.cpu_seconds for r in floor), 2),
-        "times_floor": round(
-            statistics.median(o.cpu_seconds / f.cpu_seconds for o, f in zip(ours, floor, strict=True)), 2
-        ),
+        "cpu_seconds": round(statistics.median(r.cpu for r in ours), 2),
+        "peak_mb": round(max(r.peak for r in ours) / 1e6, 1),
+        "floor_cpu_seconds": round(statistics.median(r.cpu for r in floor), 2),
+        "times_floor": round(statistics.median(o.cpu / f.cpu for o, f in zip(ours, floor, strict=True)), 2),
         "shares": shares(work, source, recipe),
     }
     if theirs:
         ratios = sorted(t.seconds / o.seconds for o, t in zip(ours, theirs, strict=True))
         result |= {
             "peer_seconds": round(statistics.median(r.seconds for r in theirs), 2),
-            "peer_peak_mb": round(max(r.peak_bytes for r in theirs) / 1e6, 1),
+            "peer_peak_mb": round(max(r.peak for r in theirs) / 1e6, 1),
             "times_faster": round(statistics.median(ratios), 2),
             "times_faster_min": round(ratios[0], 2),
             "times_faster_max": round(ratios[-1], 2),
@@ -192,7 +169,7 @@ def growth(work: Path, recipe: str) -> dict[str, object]:
         if not source.exists():
             make_checkpoint(source, layers, sparse=True)
         out = work / f"sparse-{layers}.gguf"
-        peaks.append(measure([quantkit_command(source, recipe, out)]).peak_bytes)
+        peaks.append(measure([quantkit_command(source, recipe, out)]).peak)
         for leftover in work.glob(f"sparse-{layers}.*"):
             leftover.unlink()
     return {"recipe": recipe, "peak_mb": round(peaks[0] / 1e6, 1), "peak_mb_8x": round(peaks[1] / 1e6, 1)}

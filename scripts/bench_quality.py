@@ -30,7 +30,6 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -40,6 +39,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import torch
+from apart import Took, run
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -56,11 +56,10 @@ F64 = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Made:
-    """A contender's file, the seconds it took and its peak resident memory in bytes."""
+    """A contender's file, and what making it took."""
 
     file: Path
-    seconds: float
-    peak: int
+    took: Took
 
 
 @dataclass(frozen=True)
@@ -82,19 +81,8 @@ def ratio(a: Damage, b: Damage) -> tuple[float, float, float]:
     return a.mean / b.mean, float(low), float(high)
 
 
-def run(arguments: Sequence[str], log: Path) -> tuple[float, int]:
-    """Seconds and peak memory of a quantkit process; what it said is shown when it fails."""
-    command = [sys.executable, "-m", "quantkit", *arguments]
-    start = time.perf_counter()
-    with log.open("wb") as output:
-        pid = os.posix_spawn(
-            command[0], command, {**os.environ, "HF_HUB_OFFLINE": "1"},
-            file_actions=[(os.POSIX_SPAWN_DUP2, output.fileno(), 1), (os.POSIX_SPAWN_DUP2, output.fileno(), 2)],
-        )  # fmt: skip
-        _, status, usage = os.wait4(pid, 0)
-    if status:
-        sys.exit(f"{' '.join(command)} failed:\n{log.read_text(errors='replace')[-3000:]}")
-    return time.perf_counter() - start, usage.ru_maxrss * 1024
+def quantkit(*arguments: str) -> Took:
+    return run([sys.executable, "-m", "quantkit", *arguments, "--quiet"], {**os.environ, "HF_HUB_OFFLINE": "1"})
 
 
 @dataclass(frozen=True)
@@ -115,7 +103,7 @@ def make(case: Case, recipe: str, options: argparse.Namespace) -> dict[str, Made
     imatrix = work / "imatrix.gguf"
     if not imatrix.exists():
         data = ["--data", case.calibration, "--no-hessian", "-o", str(imatrix)]
-        run(["calibrate", model, *data, *text, "--quiet"], work / "log")
+        quantkit("calibrate", model, *data, *text)
     extra = {
         **({} if needs_importance(recipe) else {"plain": list[str]()}),
         "imatrix": ["--imatrix", str(imatrix)],
@@ -124,8 +112,8 @@ def make(case: Case, recipe: str, options: argparse.Namespace) -> dict[str, Made
     made = {}
     for name, arguments in extra.items():
         folder = work / recipe / name
-        seconds, peak = run(["convert", model, "--to", recipe, *arguments, "-o", str(folder), "--quiet"], work / "log")
-        made[name] = Made(next(folder.rglob("*.gguf")), seconds, peak)
+        took = quantkit("convert", model, "--to", recipe, *arguments, "-o", str(folder))
+        made[name] = Made(next(folder.rglob("*.gguf")), took)
     kinds = {name: {t.name: t.tensor_type for t in gguf.GGUFReader(one.file).tensors} for name, one in made.items()}
     if kinds["feedback"] != kinds["imatrix"]:
         sys.exit(f"{recipe}: the files differ in their types")
@@ -274,7 +262,7 @@ def needs_importance(recipe: str) -> bool:
 
 def report(label: str, made: dict[str, Made], found: dict[str, dict[str, Damage]]) -> None:
     for name, one in made.items():
-        line = f"{label:28} {name:9} {one.file.stat().st_size:12,} {one.seconds:7.1f} {one.peak / 1e6:8,.0f}"
+        line = f"{label:28} {name:9} {one.file.stat().st_size:12,} {one.took.seconds:7.1f} {one.took.peak / 1e6:8,.0f}"
         for by_name in found.values():
             value, low, high = ratio(by_name[name], by_name["imatrix"])
             line += f"  {by_name[name].mean:.6f} {value:6.3f} ({low:.3f} to {high:.3f})"

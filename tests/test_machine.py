@@ -124,3 +124,29 @@ def test_other_c_libraries_keep_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: object())
     machine.give_back_memory()
     machine._trim.cache_clear()
+
+
+PEAKS = {
+    "of itself": "import subprocess;"
+    " print(subprocess.check_output([sys.executable, '-c', 'from quantkit.machine import *; print(peak_rss_bytes())'],"
+    " text=True))",
+    "of another": "sys.path.insert(0, sys.argv[1]); import apart;"
+    " print(apart.run([sys.executable, '-c', 'pass']).peak)",
+}
+
+
+@pytest.mark.parametrize("whose", PEAKS)
+def test_peaks_are_not_those_of_the_process_that_started_it(whose: str) -> None:
+    scripts = Path(__file__).parent.parent / "scripts"
+    code = f"import sys; held = bytearray(b'x') * (400 << 20); {PEAKS[whose]}"
+    done = subprocess.run([sys.executable, "-c", code, scripts], check=True, capture_output=True, text=True)
+    assert 1 << 20 < int(done.stdout) < 200 << 20
+
+
+def test_a_peak_grows_with_what_is_held() -> None:
+    code = (
+        "from quantkit.machine import peak_rss_bytes as peak; before = peak(); held = bytearray(b'x') * (100 << 20);"
+        "print(peak() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert 95 << 20 < int(done.stdout) < 120 << 20
