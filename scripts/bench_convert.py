@@ -28,7 +28,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from apart import Took, run
+from child import Took, run
 
 REPOSITORY = Path(__file__).parent.parent
 TOKENIZER = REPOSITORY / "tests" / "data" / "docs-llama-tiny"

@@ -39,7 +39,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import torch
-from apart import Took, run
+from child import Took, run
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel

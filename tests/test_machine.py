@@ -130,8 +130,8 @@ PEAKS = {
     "of itself": "import subprocess;"
     " print(subprocess.check_output([sys.executable, '-c', 'from quantkit.machine import *; print(peak_rss_bytes())'],"
     " text=True))",
-    "of another": "sys.path.insert(0, sys.argv[1]); import apart;"
-    " print(apart.run([sys.executable, '-c', 'pass']).peak)",
+    "of another": "sys.path.insert(0, sys.argv[1]); import child;"
+    " print(child.run([sys.executable, '-c', 'pass']).peak)",
 }
 
 

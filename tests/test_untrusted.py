@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
-from costs import within
+from machine_speed import within
 
 from quantkit.errors import InputError
 from quantkit.jsontext import dump_json

@@ -22,8 +22,8 @@ import llama_folder as llama
 import numpy as np
 import pytest
 from commands import TINY, Outcome, quantkit
-from costs import within
 from gguf_bytes import Parts
+from machine_speed import within
 
 import quantkit as api
 from quantkit.cli.exits import exit_code

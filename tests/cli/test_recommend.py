@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from commands import TINY, quantkit
-from costs import check
+from machine_speed import check
 from published import require
 
 from quantkit import RecommendRequest, recommend

@@ -12,8 +12,8 @@ import checkpoints
 import llama_folder as llama
 import pytest
 from commands import quantkit
-from costs import within
 from described import describe_infos
+from machine_speed import within
 
 from quantkit.errors import InputError, QuantkitError
 from quantkit.families.known import known_families

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import gguf_bytes as g
 import pytest
-from costs import within
+from machine_speed import within
 from mutants import mutants
 from oracles import gguf_files
 

@@ -11,8 +11,8 @@ import gguf
 import gguf_bytes as g
 import numpy as np
 import pytest
-from costs import within
 from gguf_bytes import Parts
+from machine_speed import within
 
 from quantkit.errors import InputError
 from quantkit.formats.gguf.file import Limits, read_gguf, read_tensor_bytes

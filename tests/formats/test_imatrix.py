@@ -10,9 +10,9 @@ import gguf
 import gguf_bytes as g
 import numpy as np
 import pytest
-from costs import within
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from machine_speed import within
 from mutants import mutants
 from numpy.typing import NDArray
 from oracles import gguf_files

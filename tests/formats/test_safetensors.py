@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors
-from costs import within
+from machine_speed import within
 from mutants import mutants
 from safetensors.numpy import save_file
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
-from costs import within
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from machine_speed import within
 
 from quantkit.errors import UnsupportedError
 from quantkit.formats.containers.pattern_sets import Targets

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from commands import quantkit
-from costs import check
+from machine_speed import check
 from real_folders import (
     claimed,
     make_sparse,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from commands import TINY, quantkit
-from costs import within
 from hypothesis import given
 from hypothesis import strategies as st
+from machine_speed import within
 from test_recipe import model
 
 from quantkit.errors import MAX_LENGTH, RecipeError, did_you_mean, nearest

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from costs import within
+from machine_speed import within
 from tokenizer_kinds import Kind, dumped, kind
 
 from quantkit.tokenizer.chat_template import ADDITIONAL, find_chat_templates, look_at_template

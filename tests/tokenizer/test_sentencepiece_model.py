@@ -5,9 +5,9 @@ from __future__ import annotations
 import struct
 
 import pytest
-from costs import within
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from machine_speed import within
 from sentencepiece import SentencePieceProcessor
 from tokenizer_kinds import BUNDLED, kind
 

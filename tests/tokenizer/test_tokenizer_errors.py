@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from costs import within
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from machine_speed import within
 from tokenizer_kinds import Kind, added, dumped, kind
 
 from quantkit.errors import InputError, QuantkitError, UnsupportedError
