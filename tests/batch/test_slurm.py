@@ -113,10 +113,11 @@ def test_a_job_that_lost_its_node_goes_on_elsewhere(cluster: Path, tmp_path: Pat
 
 def test_a_stop_cancels_what_waits(cluster: Path, tmp_path: Path) -> None:
     tasks, told = expanded(matrix(tmp_path, 3), place="slurm")
-    heard = Heard()
+    heard, start = Heard(), time.monotonic()
     open_place("slurm", told).run(tasks, heard, lambda: bool(list(cluster.glob("*.sh"))))
     assert set(heard.exits.values()) <= {0, 130}
     assert 130 in heard.exits.values()
+    assert time.monotonic() - start < 60
     assert calls(cluster, "scancel")
     states = json.loads(next(cluster.glob("[0-9]*.json")).read_text())["states"]
     assert not set(states) & {"PENDING", "RUNNING"}

@@ -23,7 +23,7 @@ from quantkit.storage.faults import Fault
 NO_LOCK = lacking("flock")
 
 
-def test_the_second_process_learns_at_once_who_is_first(tmp_path: Path) -> None:
+def test_the_second_process_learns_at_once_who_is_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ready = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -35,6 +35,7 @@ def test_the_second_process_learns_at_once_who_is_first(tmp_path: Path) -> None:
             os._exit(0)
     try:
         os.read(ready[0], 1)
+        monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits"))
         with pytest.raises(BusyError, match=f"in use by process {pid} on {os.uname().nodename}"):
             build(tmp_path)
     finally:
