@@ -102,7 +102,8 @@ def peak_rss_bytes() -> int:
 
     What getrusage(2) counts begins on Linux with that of the process it was started by: there /proc is asked first.
     """
-    if found := re.search(r"^VmHWM:\s*(\d+) kB$", _read(Path("/proc/self/status")), re.MULTILINE):
+    said = _read(Path("/proc/self/status")) if sys.platform == "linux" else ""
+    if found := re.search(r"^VmHWM:\s*(\d+) kB$", said, re.MULTILINE):
         return int(found[1]) * 1024
     if resource is not None:
         peak: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
