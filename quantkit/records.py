@@ -88,8 +88,9 @@ def _compile(form: _Form) -> None:
     """Give a class the methods that `dataclass` compiles, in place of the shared ones that it has."""
     form.left = sys.maxsize
     cls, every = form.cls, [(f.name, f.type, copy(f)) for f in fields(form.cls)]
+    own = {"__doc__": cls.__doc__ or cls.__name__}  # else `dataclass` works a signature out for it
     called: dict[str, Any] = {"__post_init__": _set} if form.completed else {}
-    made = make_dataclass(cls.__name__, every, namespace=called, frozen=True)
+    made = make_dataclass(cls.__name__, every, namespace=own | called, frozen=True, repr=False)
     for name, shared in (("__init__", _init), ("__eq__", _eq), ("__hash__", _hash)):
         if cls.__dict__.get(name) is shared:
             setattr(cls, name, getattr(made, name))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from quantkit.qtypes.search.vectors import Vectors
 
 Codes = NDArray[np.int16]
-TOOLS = frozenset({"base", "calls", "compiling", "floats", "kept", "machine_code", "target"})
+TOOLS = frozenset({"base", "calls", "compiling", "floats", "kept", "llvm", "machine_code", "target"})
 TABLES = frozenset({"i32", "i64"})  # of tensors that are no weights
 
 

@@ -19,12 +19,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import llvmlite  # type: ignore[import-untyped]
-from llvmlite import binding
-
 from quantkit.errors import QuantkitError
 from quantkit.extras import installed_version
 from quantkit.platforms import is_mine
+from quantkit.qtypes import llvm
 from quantkit.qtypes.calls import Entry, flat_types
 from quantkit.records import record
 from quantkit.storage import direct, write_small
@@ -61,11 +59,12 @@ class Place:
 
 def place(module: str, name: str, types: str) -> Place:
     """The place of a loop of a module, for arguments of these types."""
-    file = f"{module.rpartition('.')[2]}.{name}-{_digest([types, _processor()])[:16]}.loop"
     try:
-        key = _digest([module, name, types, *_versions(), _settings(), _processor(), _sources(module)])
-    except (OSError, ImportError):  # installed without sources or names: nothing says what code would be for
+        processor = llvm.processor()
+        key = _digest([module, name, types, *_versions(), _settings(), processor, _sources(module)])
+    except (OSError, ImportError):  # installed without sources or names, or another LLVM: code is not kept
         return Place((), _digest([module, name, types]))
+    file = f"{module.rpartition('.')[2]}.{name}-{_digest([types, processor])[:16]}.loop"
     return Place(tuple(folder / file for folder in folders()), key)
 
 
@@ -89,14 +88,14 @@ def keep(found: Place, code: Code) -> None:
 
 
 def linked(found: Place, code: Code, args: tuple[Any, ...]) -> Entry | None:
-    """Code in memory, to be called with arguments of these types; None where something that it calls is nowhere."""
-    engine = _engine()
-    if not all(map(_known, code.externals)):
+    """Code in memory, to be called with arguments of these types; None where something that it calls is nowhere, or
+    LLVM is another."""
+    try:
+        _allocates()
+        address = llvm.load(code.obj, found.symbol) if all(map(_known, code.externals)) else None
+    except ImportError:
         return None
-    engine.add_object_file(binding.ObjectFileRef.from_data(code.obj))
-    engine.finalize_object()
     made = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *flat_types(args))
-    address = engine.get_function_address(found.symbol)
     return Entry(made(address), code.result) if address else None
 
 
@@ -113,19 +112,12 @@ def folders() -> Iterator[Path]:
 
 @cache
 def _versions() -> tuple[str, str, int]:
-    return installed_version("numba"), llvmlite.__version__, FORM
+    return installed_version("numba"), llvm.version(), FORM
 
 
 def _settings() -> list[tuple[str, str]]:
     """What numba's variables say, but where it keeps what: some change what is compiled."""
     return sorted((k, v) for k, v in os.environ.items() if k.startswith("NUMBA_") and k != "NUMBA_CACHE_DIR")
-
-
-@cache
-def _processor() -> str:
-    """The system, the processor and what it can do."""
-    triple, name = binding.get_process_triple(), binding.get_host_cpu_name()
-    return f"{triple} {name} {binding.get_host_cpu_features().flatten()}"
 
 
 def _sources(module: str) -> str:
@@ -165,15 +157,12 @@ def _read(path: Path, key: str) -> Code | None:
 
 
 @cache
-def _engine() -> Any:
-    """What puts object files into memory, for good."""
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
+def _allocates() -> None:
+    """Give machine code what it is to call for memory."""
     for name, function in ALLOCATION.items():
         address = ctypes.cast(getattr(ctypes.pythonapi, function), ctypes.c_void_p).value
-        binding.add_symbol(name, address)
-    machine = binding.Target.from_triple(binding.get_process_triple()).create_target_machine()
-    return binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+        assert address is not None
+        llvm.add_symbol(name, address)
 
 
 def _known(name: str) -> bool:
@@ -184,5 +173,5 @@ def _known(name: str) -> bool:
         helpers: dict[str, int] = vars(_helperlib)["c_helpers"]
         address = helpers.get(name.removeprefix("numba_"))
         if address is not None:
-            binding.add_symbol(name, address)
-    return binding.address_of_symbol(name) is not None
+            llvm.add_symbol(name, address)
+    return llvm.is_known(name)

@@ -91,7 +91,7 @@ def test_while_modules_are_imported(module: str, number: int) -> None:
     require_interrupted(interrupted(Moment("import", module, number), "plan", TINY))
 
 
-@pytest.mark.parametrize("module", ["llvmlite.binding", "numba"])
+@pytest.mark.parametrize("module", ["quantkit.qtypes.llvm", "numba"])
 @SIGNALS
 def test_while_the_compiler_is_imported(
     number: int, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
