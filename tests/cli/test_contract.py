@@ -94,7 +94,11 @@ COMPILER = {"numba", "llvmlite", "email"}
 
 @pytest.mark.parametrize(
     ("recipe", "unused"),
-    [("bf16", {*UNUSED, *COMPILER, "quantkit.qtypes.llvm"}), ("q8_0", UNUSED | COMPILER), ("q4_k_m", UNUSED | COMPILER)],
+    [
+        ("bf16", {*UNUSED, *COMPILER, "quantkit.qtypes.llvm"}),
+        ("q8_0", UNUSED | COMPILER),
+        ("q4_k_m", UNUSED | COMPILER),
+    ],
 )
 def test_a_conversion_imports_nothing_that_it_has_no_use_for(recipe: str, unused: set[str], tmp_path: Path) -> None:
     """Importing numba and its compiled code takes half a second of processor time, what it is built on a tenth of that:
