@@ -7,7 +7,6 @@ Nothing here prints or knows an exit code: `quantkit.cli.exits` maps these class
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 MAX_MESSAGE = 2000  # characters
@@ -199,6 +198,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """'; did you mean "q6_k"?' when one of `known` is close to `name`, else the empty string."""
     if len(name) > MAX_LENGTH:
         return ""
+    from difflib import get_close_matches  # for names that nobody knows
+
     near = get_close_matches(name, [each for each in known if len(each) <= MAX_LENGTH][:MAX_KNOWN], 1)
     return f'; did you mean "{near[0]}"?' if near else ""
 
@@ -215,6 +216,8 @@ def require_choice(option: str, value: str, known: Iterable[str]) -> None:
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The `count` of `known` that are nearest to `name`, the nearest first, however far they are."""
+    from difflib import get_close_matches
+
     return get_close_matches(name[:MAX_LENGTH], sorted(set(known)), count, 0.0)
 
 

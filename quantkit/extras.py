@@ -7,10 +7,12 @@ names, which a test compares.
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
 from importlib.util import find_spec
-from pathlib import Path
 
 from quantkit.errors import UnsupportedError
 from quantkit.records import record
@@ -68,15 +70,25 @@ def installed_version(package: str) -> str:
     It is in the name of the folder that an installer leaves. importlib.metadata, which reads the file in that folder as
     mail is read (a hundredth of a second), is asked where there is none; raises its PackageNotFoundError.
     """
-    stem = package.replace("-", "_")
-    for folder in sys.path:
-        for found in Path(folder).glob(f"{stem}-*.dist-info"):
-            _, *version = found.name.removesuffix(".dist-info").split("-")
-            if len(version) == 1:
-                return version[0]
+    found = _named_versions(tuple(sys.path)).get(package.replace("-", "_"))
+    if found is not None:
+        return found
     from importlib.metadata import version as said
 
     return said(package)
+
+
+@cache
+def _named_versions(folders: tuple[str, ...]) -> Mapping[str, str]:
+    """Versions of packages by the names of their folders, those that are found first."""
+    versions: dict[str, str] = {}
+    for folder in folders:
+        with suppress(OSError), os.scandir(folder or os.curdir) as entries:
+            for entry in entries:
+                stem, *version = entry.name.removesuffix(".dist-info").split("-")
+                if entry.name.endswith(".dist-info") and len(version) == 1:
+                    versions.setdefault(stem, version[0])
+    return versions
 
 
 def install_command(names: Iterable[str]) -> str:
