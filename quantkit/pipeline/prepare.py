@@ -13,6 +13,7 @@ from quantkit.consumers import parse_consumers
 from quantkit.errors import InputError, QuantkitError, RecipeError, UnsupportedError, UsageError
 from quantkit.events import Event, Sink, Warned, ignore
 from quantkit.extras import RUN_MODELS, require_installed
+from quantkit.families.describe import find_family
 from quantkit.families.describe_tower import LEFT_OUT
 from quantkit.families.model import Model
 from quantkit.filling.hashing import SourceHasher
@@ -98,7 +99,9 @@ def _plan_all(
     """Plan every recipe. Text is turned into samples, and run where a GGUF file wants importance weights of it, or
     types are chosen for a target."""
     recipes, tuning = wanted
-    calibration = _calibration(request, checkpoint, wanted, emit)
+    calibration = _calibration(request, checkpoint, tuning, emit)
+    if checkpoint.kind != "gguf" and find_family(checkpoint.config).family.embeds:
+        recipes = tuple(map(_fitting_nothing, recipes))
     model = _tried(lambda: _described(request, checkpoint)) if any(r.mixture for r in recipes) else None
     given = None
     if request.imatrix:
@@ -270,13 +273,10 @@ def plan_options(request: Request, stem: str | None) -> PlanOptions:
     )
 
 
-def _calibration(
-    request: Request, checkpoint: Checkpoint, wanted: tuple[tuple[Recipe, ...], Tuning | None], emit: Sink
-) -> Inputs | None:
+def _calibration(request: Request, checkpoint: Checkpoint, tuning: Tuning | None, emit: Sink) -> Inputs | None:
     """The text or statistics that the request means, None where it names none. Raises UnsupportedError where what is
-    wanted goes by predictions of a model that makes none."""
-    recipes, tuning = wanted
-    options = ["--refit-norms"] if any(recipe.mixture and recipe.mixture.norms for recipe in recipes) else []
+    asked for goes by predictions of a model that makes none."""
+    options = ["--refit-norms"] if request.refit_norms else []
     options += ["--feedback-embedding"] if request.feedback_embedding else []
     if tuning is not None or options:
         from quantkit.pipeline.tune import require_predictions, require_priced
@@ -291,6 +291,11 @@ def _calibration(
     from quantkit.calibration.inputs import open_inputs
 
     return open_inputs(checkpoint, spec, emit)
+
+
+def _fitting_nothing(recipe: Recipe) -> Recipe:
+    """The recipe for a model without predictions that norms could be fitted to."""
+    return recipe if recipe.mixture is None else replace(recipe, mixture=replace(recipe.mixture, norms=False))
 
 
 def overrides_of(request: Request, tuning: Tuning | None) -> Overrides:

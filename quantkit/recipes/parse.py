@@ -81,15 +81,19 @@ def _gguf_recipe(table: Table, empty: Recipe) -> Recipe:
         norms=method.get("norms", bool) is True,
         adapter=table.get("adapter", bool) or False,
     )
-    chosen = _gguf_method(method) if method.values else empty.method
+    chosen = _gguf_method(method, empty.method)
     rules = _gguf_rules(table, groups=True)
     return replace(empty, weights=Weights(qtype), rules=rules, method=chosen, mixture=mixture)
 
 
-def _gguf_method(table: Table) -> MethodChoice:
-    """Feedback with other settings, or another method even where there is text."""
+def _gguf_method(table: Table, default: MethodChoice) -> MethodChoice:
+    """Feedback with other settings, or another method even where there is text. Where only what feedback may leave out
+    is said, text decides whether there is any: the `default`."""
     table.only(*GGUF_METHOD_KEYS)
-    method = _method(replace(table, values={k: v for k, v in table.values.items() if k in METHOD_KEYS}), FEEDBACK)
+    said = {k: v for k, v in table.values.items() if k in METHOD_KEYS}
+    if not said:
+        return default
+    method = _method(replace(table, values=said), FEEDBACK)
     if method.order == "permuted":
         raise table.error("order", "blocks of GGUF files keep their columns", 'use "within", "storage" or "activation"')
     return method

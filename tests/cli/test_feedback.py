@@ -184,6 +184,7 @@ title = "MINE"
 qtype = "q4_k"
 [method]
 """
+SWITCHES = "head = false\nembedding = false"  # say what is done where there is text
 
 
 @pytest.mark.parametrize(
@@ -191,16 +192,17 @@ qtype = "q4_k"
     [
         ("damping = 0.1\norder = 'storage'", {"output", "token"}, ("gptq", "storage", 0.1)),
         ("name = 'gptq'\nhead = false\npasses = 1", {"token"}, ("gptq", "within", None)),
-        ("head = false\nembedding = false", set(), ("gptq", "within", None)),
+        (SWITCHES, set(), ("gptq", "within", None)),
         ("name = 'rtn'", set(), None),
     ],
 )
 def test_a_recipe_says_how(settings: str, outside: set[str], method: tuple[object, ...] | None, tmp_path: Path) -> None:
     recipe, source = tmp_path / "mine.toml", build("llama-untied-gqa", tmp_path / "source")
     recipe.write_text(SETTINGS.replace("q4_k", "q4_0") + settings)
+    needs_text = method is not None and settings != SWITCHES
     for text in ([], ["--calib", TEXT, *SHORT]):
         [plan] = quantkit("plan", source, "--to", recipe, *text, "--json").json["plans"]
-        if method is None:
+        if method is None or not (text or needs_text):
             assert "method" not in plan
             continue
         said = plan["method"]
@@ -209,7 +211,7 @@ def test_a_recipe_says_how(settings: str, outside: set[str], method: tuple[objec
         assert roles == {"attn", "ffn", *outside}
         assert plan["calibrated"] == bool(text)
     without = quantkit("convert", source, "--to", recipe, "-o", tmp_path / "out.gguf")
-    assert without.status == (0 if method is None else 2)
+    assert without.status == (2 if needs_text else 0)
 
 
 @pytest.mark.parametrize(
@@ -245,6 +247,29 @@ def test_what_feedback_does_besides_blocks_is_switched(
         assert (options[0] in plan["recipe"]) == changes if options else option not in plan["recipe"]
     assert digests["q4_0",] == digests["q4_0", f"--{'' if usual else 'no-'}{option}"]
     assert digests["q4_0",] != digests["q4_0", f"--{'no-' if usual else ''}{option}"]
+
+
+@pytest.mark.parametrize(
+    ("options", "fitted"),
+    [
+        (["--calib", TEXT, *SHORT], True),
+        (["--calib", TEXT, *SHORT, "--no-refit-norms"], False),
+        (["--calib", TEXT, *SHORT, "--method", "rtn"], False),
+        ([], False),
+    ],
+)
+@pytest.mark.parametrize("own", [False, True])
+def test_norms_are_fitted_where_a_recipe_says_so_and_there_is_text(
+    own: bool, options: list[object], fitted: bool, tmp_path: Path
+) -> None:
+    """The shipped one does, and one that says nothing else of the method; neither needs text."""
+    source, recipe = build("llama-untied-gqa", tmp_path / "source"), tmp_path / "mine.toml"
+    recipe.write_text(SETTINGS.partition("[method]")[0] + "[method]\nnorms = true")
+    ran = quantkit("plan", source, "--to", recipe if own else "iq4_nl", *options, "--json")
+    assert ran.status == 0, ran.stderr
+    [plan] = ran.json["plans"]
+    assert len(plan.get("refits", ())) == (5 if fitted else 0)
+    assert ("refit" in plan["recipe"]) == ("--no-refit-norms" in options)
 
 
 @pytest.mark.parametrize("options", [[], ["--calib", TEXT, *SHORT, "--method", "rtn"]])

@@ -53,6 +53,14 @@ def test_neither_guard_nor_embedding_goes_by_what_it_predicts(bert: Path, tmp_pa
     assert with_text["blk.0.ffn_up.weight"] != plain["blk.0.ffn_up.weight"]
 
 
+def test_a_recipe_that_fits_norms_leaves_them_alone(bert: Path) -> None:
+    ran = quantkit("plan", bert, "--to", "iq4_nl", *FEW[2:], "--json")
+    assert ran.status == 0, ran.stderr
+    [plan] = ran.json["plans"]
+    assert plan["calibrated"]
+    assert "refits" not in plan
+
+
 def converted(source: Path, out: Path, *options: object) -> Any:
     """The manifest of what convert makes."""
     ran = quantkit("convert", source, *options, "-o", out)
