@@ -236,7 +236,7 @@ class Want:
         typer.Option(
             "--refit-norms/--no-refit-norms",
             help="GGUF: fit norms to what feedback has rounded, where other text says that it helps.",
-            show_default="off",
+            show_default="off; on for iq4_nl",
             rich_help_panel=TEXT,
         ),
     ] = None

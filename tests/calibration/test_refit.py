@@ -103,3 +103,20 @@ def test_any_number_of_threads_and_any_memory_give_the_same_bits(monkeypatch: py
     assert all(np.array_equal(values, three.values[name]) for name, values in one.values.items())
     assert np.array_equal(one.before, three.before)
     assert np.array_equal(one.after, three.after)
+
+
+def test_only_windows_that_a_step_takes_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Far apart in the text, and no other; with little text all of them again and again."""
+    text = windows(100, count=9, seqlen=10)
+    monkeypatch.setattr(refitting, "REFIT_STEP_TOKENS", 20)
+    monkeypatch.setattr(refitting, "REFIT_STEPS", 2)
+    learned, steps = refitting._batches(text)
+    assert steps == [[0, 1], [2, 3]]
+    assert np.array_equal(learned, text.tokens[[0, 4, 8, 1]])
+    monkeypatch.setattr(refitting, "REFIT_STEPS", 100)
+    learned, steps = refitting._batches(text)
+    assert len(steps) == 23, "five times nine windows, two a step"
+    assert sorted(map(tuple, learned.tolist())) == sorted(map(tuple, text.tokens.tolist()))
+    taken = [window for step in steps for window in step]
+    assert sorted(taken[:9]) == list(range(9))
+    assert taken[9:18] == taken[:9]

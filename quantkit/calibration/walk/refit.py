@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from quantkit.calibration.text.samples import Samples, samples_of
+from quantkit.calibration.text.samples import I32, Samples, samples_of
 from quantkit.calibration.text.spec import REFIT_KEPT_BYTES, REFIT_STEP_TOKENS, REFIT_STEPS
 from quantkit.calibration.walk.head import LOGITS_BYTES, load_head, load_matrix
 from quantkit.calibration.walk.model import (
@@ -169,8 +169,9 @@ class _Fit:
     ) -> None:
         self._original, self._file = models
         self._pool, self._vocabulary = pool, vocabulary
-        self._samples = samples_of(np.concatenate([one.tokens for one in text]))
-        self._learned, self._judged = (len(one.tokens) for one in text)
+        learned, self._batches = _batches(text[0])
+        self._samples = samples_of(np.concatenate([learned, text[1].tokens]))
+        self._learned, self._judged = len(learned), len(text[1].tokens)
         self._moving = {name: self._unmoved(name, add) for name, add in vectors.items()}
         self._expected = self._outputs()
         found = self._embedded(self._file)
@@ -183,15 +184,14 @@ class _Fit:
             load_matrix(model, head)
 
     def run(self, beat: Callable[[int, int], None]) -> Refitted:
-        before, batches = self._judge(), self._batches()
+        before, batches = self._judge(), self._batches
         gradients, *kept = (self._new(len(batches[0])) for _ in range(len(self._file.steps) + 2))
         for number, batch in enumerate(batches):
             beat(number, len(batches))
             for name, gradient in self._gradients(batch, kept, gradients).items():
                 self._moving[name].step(gradient, number, len(batches))
         values = {name: one.now().numpy() for name, one in self._moving.items()}
-        windows = {window for batch in batches for window in batch}
-        return Refitted(values, before, self._judge(), len(windows) * self._samples.tokens.shape[1])
+        return Refitted(values, before, self._judge(), self._learned * self._samples.tokens.shape[1])
 
     @property
     def _predicted(self) -> int:
@@ -219,14 +219,6 @@ class _Fit:
     def _advance(self, model: BlockModel, resident: Resident, hidden: Tensor) -> None:
         size = model.token_bytes(resident, hidden.shape[1])
         advance(Pass(resident, hidden, self._samples, self._pool, model.device, size, model.settle))
-
-    def _batches(self) -> list[list[int]]:
-        """The windows of each step: far apart in the text, none twice before all were there."""
-        size = min(self._learned, max(1, REFIT_STEP_TOKENS // self._samples.tokens.shape[1]))
-        stride = self._learned // size
-        order = [window for first in range(stride) for window in range(first, self._learned, stride)]
-        count = min(REFIT_STEPS, -(-EPOCHS * self._learned // size))
-        return [[order[(number * size + k) % len(order)] for k in range(size)] for number in range(count)]
 
     def _judge(self) -> F64:
         """The mean divergence of each window that is not learned from."""
@@ -311,6 +303,18 @@ class _Fit:
         for first in range(0, len(tasks), self._pool.count):
             yield from self._pool.map(work, tasks[first : first + self._pool.count])
             self._file.settle()
+
+
+def _batches(text: Samples) -> tuple[I32, list[list[int]]]:
+    """The windows that are learned from, (n, seqlen), and those of each step, numbered among them: far apart in the
+    text, none twice before all were there."""
+    count, seqlen = text.tokens.shape
+    size = min(count, max(1, REFIT_STEP_TOKENS // seqlen))
+    stride = count // size
+    order = [window for first in range(stride) for window in range(first, count, stride)]
+    order = order[: REFIT_STEPS * size]
+    steps = min(REFIT_STEPS, -(-EPOCHS * count // size))
+    return text.tokens[order], [[(step * size + k) % len(order) for k in range(size)] for step in range(steps)]
 
 
 def _present(vectors: Vectors, gradients: Sequence[Tensor | None]) -> dict[str, Tensor]:
