@@ -128,6 +128,15 @@ def _hash(self: Any) -> int:
     return hash(tuple(getattr(self, name) for name in type(self).__record__.hashed))
 
 
+def _getstate(self: Any) -> list[Any]:
+    return [getattr(self, f.name) for f in fields(self)]
+
+
+def _setstate(self: Any, state: list[Any]) -> None:
+    for f, value in zip(fields(self), state, strict=True):
+        _set(self, f.name, value)
+
+
 def _setattr(self: Any, name: str, value: Any) -> None:
     raise FrozenInstanceError(f"cannot assign to field {name!r}")
 
@@ -136,14 +145,16 @@ def _delattr(self: Any, name: str) -> None:
     raise FrozenInstanceError(f"cannot delete field {name!r}")
 
 
-def _made(cls: Any, *, eq: bool, kw_only: bool) -> Any:
+def _made(cls: Any, *, eq: bool, kw_only: bool, slots: bool) -> Any:
     own = set(cls.__dict__)
-    made = dataclass(init=False, repr=False, eq=False, kw_only=kw_only)(cls)
+    made = dataclass(init=False, repr=False, eq=False, kw_only=kw_only, slots=slots)(cls)
     made.__record__ = _Form(made)
     made.__signature__ = _Signature()
     methods: dict[str, Any] = {"__init__": _init, "__setattr__": _setattr, "__delattr__": _delattr, "__repr__": _repr}
     if eq:
         methods |= {"__eq__": _eq, "__hash__": _hash}
+    if slots:
+        methods |= {"__getstate__": _getstate, "__setstate__": _setstate}  # copies are not made by setting attributes
     for name, method in methods.items():
         if name not in own:
             setattr(made, name, method)
@@ -153,13 +164,14 @@ def _made(cls: Any, *, eq: bool, kw_only: bool) -> Any:
 @overload
 def record(cls: type[T], /) -> type[T]: ...
 @overload
-def record(*, eq: bool = ..., kw_only: bool = ...) -> Callable[[type[T]], type[T]]: ...
+def record(*, eq: bool = ..., kw_only: bool = ..., slots: bool = ...) -> Callable[[type[T]], type[T]]: ...
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
-def record(cls: type[T] | None = None, /, *, eq: bool = True, kw_only: bool = False) -> Any:
-    """`dataclass(frozen=True)` that compiles nothing before many are made: for classes without __slots__.
+def record(cls: type[T] | None = None, /, *, eq: bool = True, kw_only: bool = False, slots: bool = False) -> Any:
+    """`dataclass(frozen=True)` that compiles nothing before many are made.
 
-    A method that the class has itself stays. Without `eq`, records are equal to themselves alone.
+    A method that the class has itself stays. Without `eq`, records are equal to themselves alone. With `slots` each
+    takes less memory: for those of which there are many at once.
     """
     if cls is None:
-        return partial(_made, eq=eq, kw_only=kw_only)
-    return _made(cls, eq=eq, kw_only=kw_only)
+        return partial(_made, eq=eq, kw_only=kw_only, slots=slots)
+    return _made(cls, eq=eq, kw_only=kw_only, slots=slots)

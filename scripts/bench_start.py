@@ -4,8 +4,8 @@
 
 Every run is a process of its own, after one that compiles what has to be compiled. Printed are medians of processor
 time in milliseconds: of the interpreter until the first line of Python; of the outermost imports of every thread, those
-until the last weight is encoded and those of the check behind it; of reading machine code from the disk; of the whole
-process. With several --tree, which are other versions of this repository, their runs are made in turns.
+of the conversion and those of its check, which has a thread of its own; of reading machine code from the disk; of the
+whole process. With several --tree, which are other versions of this repository, their runs are made in turns.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def timed(function, what):
             return function(*args, **named)
         finally:
             inside.it = False
-            found = "of the check" if what == "imports" and str(args[0]).startswith("gguf") else what
+            of_check = what == "imports" and threading.current_thread().name.startswith("ThreadPoolExecutor")
+            found = "of the check" if of_check else what
             took[found] += time.thread_time() - start
     return call
 builtins.__import__ = timed(builtins.__import__, "imports")

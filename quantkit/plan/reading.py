@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
 from quantkit.errors import NonFiniteError
 from quantkit.families.model import ModelTensor
 from quantkit.qtypes.floats import first_nonfinite
+from quantkit.records import record
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32, U8, TensorRef
 
@@ -17,7 +17,7 @@ TABLE_WEIGHTS = 1 << 24  # of a matrix over the vocabulary, where all its rows a
 SLAB_WEIGHTS = 1 << 20  # 4 MB of float32: stays in a core's share of the cache, keeps memory flat
 
 
-@dataclass(frozen=True, slots=True)
+@record(slots=True)
 class Slab:
     """Rows [start, stop) of a tensor of the artifact. `matrix` is the expert the rows belong to, 0 without experts."""
 

@@ -17,7 +17,7 @@ import math
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from quantkit.errors import InputError
 from quantkit.records import record
@@ -41,7 +41,7 @@ TEXT, SCORE, FLOAT = b"\x0a", b"\x15", struct.Struct("<f")
 PIECE_TYPE = {b"": TokenType.NORMAL, **{bytes([0x18, number]): kind for number, kind in PIECE_TYPES.items()}}
 
 
-@dataclass(frozen=True, slots=True)
+@record(slots=True)
 class Piece:
     """One vocabulary entry; spaces in `text` are U+2581."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 
 from quantkit.errors import InputError
@@ -29,7 +28,7 @@ class TokenType(IntEnum):
     BYTE = 6
 
 
-@dataclass(frozen=True, slots=True)
+@record(slots=True)
 class Token:
     """One vocabulary entry. `score` decides the order of merges in vocabularies that have no merges."""
 

@@ -10,7 +10,6 @@ All containers for servers use this stream of little-endian 32-bit words; they d
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -32,7 +31,7 @@ FLOATS = ("F16", "BF16", "F32")
 SCALES = (*FLOATS, "F8_E8M0")  # the last are powers of two: an exponent, less 127
 
 
-@dataclass(frozen=True, slots=True)
+@record(slots=True)
 class Entry:
     """What a header says of a tensor: `dtype` is a safetensors name, `shape` in checkpoint order."""
 

@@ -11,7 +11,6 @@ at most 8; a tensor has exactly the three fields; the header is at most 64 MB (1
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
@@ -41,7 +40,7 @@ DTYPE_BITS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@record(slots=True)
 class SafetensorsEntry:
     """A stored tensor: its bytes are [start, stop) of the file."""
 
