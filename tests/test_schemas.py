@@ -7,7 +7,7 @@ import json
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from commands import TINY, quantkit
@@ -16,8 +16,9 @@ from jsonschema import Draft202012Validator
 from published import require, validator
 
 from quantkit.errors import RecipeError, UsageError
+from quantkit.recipes import parse
 from quantkit.recipes.read import load_recipe, recipe_names, recipe_text
-from quantkit.schemas import FILES, json_schema, schema_names
+from quantkit.schemas import FILES, json_schema, recipes, schema_names
 
 
 @pytest.mark.parametrize("name", schema_names())
@@ -145,6 +146,24 @@ def test_shipped_recipes_fit_their_schema(name: str) -> None:
     kind = "recipe-checkpoint" if "container" in table else "recipe-gguf"
     errors = [e.message for e in validator(kind).iter_errors(table)]
     assert errors == []
+
+
+KEYS: dict[str, tuple[type, tuple[str, ...]]] = {
+    "recipe-gguf": (recipes.GGUFRecipe, parse.GGUF_KEYS),
+    "rule": (recipes.Rule, (*parse.GGUF_RULE_KEYS, "use")),
+    "method of GGUF files": (recipes.GGUFMethod, parse.GGUF_METHOD_KEYS),
+    "recipe-checkpoint": (recipes.ServerRecipe, parse.CHECKPOINT_KEYS),
+    "rule of checkpoints": (recipes.ServerRule, parse.CHECKPOINT_RULE_KEYS),
+    "weights": (recipes.Weights, parse.WEIGHT_KEYS),
+    "method": (recipes.Method, parse.METHOD_KEYS),
+}
+
+
+@pytest.mark.parametrize("what", KEYS)
+def test_schemas_know_all_keys_of_recipes(what: str) -> None:
+    """And no other: what one of them accepts, both do."""
+    declared, accepted = KEYS[what]
+    assert {*get_type_hints(declared)} == {*accepted}
 
 
 WRONG = [

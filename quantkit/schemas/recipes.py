@@ -66,7 +66,8 @@ class Rule(TypedDict):
 
 
 class GGUFMethod(TypedDict, total=False):
-    """How values are chosen with text, and whether the head and the embedding are, too."""
+    """How values are chosen with text, and what of it is done: the head and the embedding rounded so, too, columns
+    evened, norms fitted."""
 
     name: MethodName  # type: ignore[valid-type]
     damping: float
@@ -74,6 +75,8 @@ class GGUFMethod(TypedDict, total=False):
     passes: int
     head: bool
     embedding: bool
+    columns: bool
+    norms: bool
 
 
 class GGUFRecipe(TypedDict):
