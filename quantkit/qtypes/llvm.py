@@ -1,7 +1,7 @@
 """Object code put into memory by LLVM: the few functions of llvmlite's library that do so, called without its modules.
 
-Those modules bring all that writes code, 45 ms of processor time for what LLVM itself does in one. What the functions
-take is stated here for versions of llvmlite that declare it the same; of any other its modules are asked first, and
+Those modules bring all that writes code: tens of milliseconds for what LLVM itself does in one. What the functions take
+is stated here for versions of llvmlite that declare it the same; of any other its modules are asked first, and
 where they say otherwise nothing is called. Functions are called by one thread at a time (`kept`), with a context of
 their own, so that they share nothing with code that numba writes meanwhile.
 """
@@ -38,13 +38,14 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "CreateMCJITCompiler": (c_void_p, (c_void_p, c_void_p, c_bool, c_void_p)),
     "CreateObjectFile": (c_void_p, (c_char_p, c_size_t)),
     "MCJITAddObjectFile": (None, (c_void_p, c_void_p)),
+    "DisposeObjectFile": (None, (c_void_p,)),
     "FinalizeObject": (None, (c_void_p,)),
     "GetFunctionAddress": (c_uint64, (c_void_p, c_char_p)),
     "AddSymbol": (None, (c_char_p, c_void_p)),
     "SearchAddressOfSymbol": (c_void_p, (c_char_p,)),
 }
-SAME = range(44, 51)  # versions of llvmlite, 0.44 to 0.50, whose declarations are those above
-TAKES_NOTHING = 45  # before, ContextCreate took whether pointers have types
+SAME = (0, 44), (0, 50)  # versions of llvmlite, first and last, whose declarations are those above
+TAKES_NOTHING = (0, 45)  # before, ContextCreate took whether pointers have types
 
 
 def version() -> str:
@@ -73,9 +74,10 @@ def is_known(name: str) -> bool:
 def load(obj: bytes, symbol: str) -> int | None:
     """The address of a function of an object file that is put into memory, for good; None where it has none by that
     name. All that it calls must be known."""
-    engine = _engine()
-    _function("MCJITAddObjectFile")(engine, _function("CreateObjectFile")(obj, len(obj)))
+    engine, file = _engine(), _function("CreateObjectFile")(obj, len(obj))
+    _function("MCJITAddObjectFile")(engine, file)
     _function("FinalizeObject")(engine)
+    _function("DisposeObjectFile")(file)
     return _function("GetFunctionAddress")(engine, symbol.encode()) or None
 
 
@@ -105,7 +107,7 @@ def _kind(declared: Any) -> str:
 @cache
 def _library() -> ctypes.CDLL:
     """llvmlite's library. Raises ImportError where there is none whose functions are known."""
-    if _minor() not in SAME and (other := declared_otherwise()):
+    if not is_same() and (other := declared_otherwise()):
         raise ImportError(f"llvmlite {version()} declares {', '.join(other)} otherwise")
     spec = PathFinder.find_spec("llvmlite")
     if spec is None or spec.origin is None:
@@ -122,8 +124,15 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def _minor() -> int:
-    return int(version().split(".")[1])
+def is_same() -> bool:
+    """Whether this is a version of llvmlite that was compared with what is stated here."""
+    first, last = SAME
+    return first <= _release() <= last
+
+
+def _release() -> tuple[int, int]:
+    major, minor, *_ = version().split(".")
+    return int(major), int(minor)
 
 
 def _function(name: str) -> Any:
@@ -155,7 +164,7 @@ def _engine() -> int:
     machine = target and _function("CreateTargetMachine")(
         target, triple.encode(), b"", b"", 2, b"default", b"jitdefault", 0, 0, b""
     )
-    untyped = [True] if _minor() < TAKES_NOTHING else []  # pointers
+    untyped = [True] if _release() < TAKES_NOTHING else []  # pointers
     module = _function("ParseAssembly")(_function("ContextCreate")(*untyped), b"", byref(wrong))
     engine: int | None = machine and module and _function("CreateMCJITCompiler")(module, machine, near, byref(wrong))
     if not engine:
