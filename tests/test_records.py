@@ -184,30 +184,28 @@ def test_signatures_are_of_what_is_called(maker: str) -> None:
     assert found == [["size"], ["other"], ["size"], ["other"], ["name"], ["other"]]
 
 
-@record(slots=True)
-class Small:
-    """Of which there are many at once."""
+def small(maker: Any) -> Any:
+    """A class of which there are many at once."""
 
-    name: str
-    size: int = 3
-    parts: tuple[int, ...] = field(default_factory=tuple, compare=False)
+    @maker
+    class Small:
+        """Small."""
 
-    @property
-    def double(self) -> int:
-        return 2 * self.size
+        name: str
+        size: int = 3
+        parts: tuple[int, ...] = field(default_factory=tuple, compare=False)
+
+        @property
+        def double(self) -> int:
+            return 2 * self.size
+
+    return Small
 
 
-@dataclass(frozen=True, slots=True)
-class SmallDataClass:
-    """The same of the standard library."""
+class Pickled:
+    """Where pickle finds them."""
 
-    name: str
-    size: int = 3
-    parts: tuple[int, ...] = field(default_factory=tuple, compare=False)
-
-    @property
-    def double(self) -> int:
-        return 2 * self.size
+    record, dataclass = small(record(slots=True)), small(dataclass(frozen=True, slots=True))
 
 
 OF_SLOTS: dict[str, Callable[[Any], Any]] = {
@@ -226,14 +224,25 @@ OF_SLOTS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.parametrize("made", [0, 2 * records.MANY], ids=["shared", "compiled"])
 @pytest.mark.parametrize("asked", OF_SLOTS)
-def test_record_with_slots_is_a_frozen_dataclass_with_slots(asked: str) -> None:
-    for _ in range(2 * records.MANY):  # both with shared methods and with its own
-        assert OF_SLOTS[asked](Small) == OF_SLOTS[asked](SmallDataClass)
+def test_record_with_slots_is_a_frozen_dataclass_with_slots(
+    asked: str, made: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = small(record(slots=True)), small(dataclass(frozen=True, slots=True))
+    if made:
+        assert len([ours("a") for _ in range(made)]) == made
+        assert "__eq__" in vars(ours)
+        assert vars(ours)["__init__"] is not vars(small(record(slots=True)))["__init__"]
+    for name, each in (("record", ours), ("dataclass", theirs)):
+        each.__qualname__ = f"Pickled.{name}"
+        monkeypatch.setattr(Pickled, name, each)
+    assert OF_SLOTS[asked](ours) == OF_SLOTS[asked](theirs)
 
 
-@pytest.mark.parametrize("made", [Small, SmallDataClass])
-def test_record_with_slots_is_frozen(made: Any) -> None:
+@pytest.mark.parametrize("maker", [record(slots=True), dataclass(frozen=True, slots=True)])
+def test_record_with_slots_is_frozen(maker: Any) -> None:
+    made = small(maker)
     for act in (lambda: setattr(made("a"), "size", 1), lambda: delattr(made("a"), "size")):
         with pytest.raises(FrozenInstanceError):
             act()

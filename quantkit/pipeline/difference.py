@@ -27,7 +27,7 @@ def difference(older: Manifest | None, plan: Plan, prepared: Prepared) -> str:
         return f"{made}; what others say of an artifact is not believed"
     if older.plan_digest == plan.digest:
         return "the plan is the same: the source's weights or the files themselves were changed (quantkit verify tells)"
-    return "the options, the calibration text or the importance weights differ"
+    return "what the recipe or its options mean, the calibration text or the importance weights differ"
 
 
 def _known(older: Manifest, plan: Plan, prepared: Prepared) -> Iterator[str]:

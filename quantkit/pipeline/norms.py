@@ -53,8 +53,7 @@ def refit_norms(prepared: Prepared, plan: Plan, job: Job, emit: Sink, stop: Call
     text = prepared.calibration.apart()
     units = [unit for unit in plan.units if unit.name in plan.refits]
     if text is None:
-        known = prepared.calibration.spec.reads_statistics
-        _enter(units, job, {"kept": SOURCE, "why": "statistics are no text" if known else "too little text"})
+        _enter(units, job, {"kept": SOURCE, "why": "too little text"})
         return
     emit(StageStarted(STAGE))
     start = time.monotonic()

@@ -13,7 +13,6 @@ from quantkit.consumers import parse_consumers
 from quantkit.errors import InputError, QuantkitError, RecipeError, UnsupportedError, UsageError
 from quantkit.events import Event, Sink, Warned, ignore
 from quantkit.extras import RUN_MODELS, require_installed
-from quantkit.families.describe import find_family
 from quantkit.families.describe_tower import LEFT_OUT
 from quantkit.families.model import Model
 from quantkit.filling.hashing import SourceHasher
@@ -100,8 +99,6 @@ def _plan_all(
     types are chosen for a target."""
     recipes, tuning = wanted
     calibration = _calibration(request, checkpoint, tuning, emit)
-    if checkpoint.kind != "gguf" and find_family(checkpoint.config).family.embeds:
-        recipes = tuple(map(_fitting_nothing, recipes))
     model = _tried(lambda: _described(request, checkpoint)) if any(r.mixture for r in recipes) else None
     given = None
     if request.imatrix:
@@ -293,13 +290,9 @@ def _calibration(request: Request, checkpoint: Checkpoint, tuning: Tuning | None
     return open_inputs(checkpoint, spec, emit)
 
 
-def _fitting_nothing(recipe: Recipe) -> Recipe:
-    """The recipe for a model without predictions that norms could be fitted to."""
-    return recipe if recipe.mixture is None else replace(recipe, mixture=replace(recipe.mixture, norms=False))
-
-
 def overrides_of(request: Request, tuning: Tuning | None) -> Overrides:
-    """What the options of this run change in every recipe."""
+    """What the options of this run change in every recipe. Statistics are no text that norms could be fitted to."""
+    spec = request.calibration()
     fed = tuning is not None and tuning.known is not None and tuning.known.method == FEEDBACK.name
     return Overrides(
         keep=request.keep,
@@ -311,7 +304,7 @@ def overrides_of(request: Request, tuning: Tuning | None) -> Overrides:
         head=request.feedback_head,
         embedding=request.feedback_embedding,
         columns=request.even_columns,
-        norms=request.refit_norms,
+        norms=False if spec is not None and spec.reads_statistics else request.refit_norms,
         text=bool(request.calib) or fed,
         on_fallback="error" if request.on_fallback == "error" else None,
     )

@@ -64,11 +64,11 @@ def _of_linear(part: Part) -> bool:
     return part.source is not None or columns_of(part) is not None
 
 
-def refits(units: Sequence[Unit], recipe: Recipe) -> tuple[str, ...]:
+def refits(units: Sequence[Unit], recipe: Recipe, family: str) -> tuple[str, ...]:
     """The norms whose values may move when all else is rounded: vectors in float32, each of one tensor of the source,
-    of which nothing else is made."""
+    of which nothing else is made. None where the family predicts no text that they could be fitted to."""
     mixture = recipe.mixture
-    if mixture is None or not mixture.norms or all(unit.layout is None for unit in units):
+    if mixture is None or not mixture.norms or gives_no_text(family) or all(unit.layout is None for unit in units):
         return ()
     uses = Counter(rows.tensor for unit in units for part in unit.tensor.parts for rows in part.sources)
     return tuple(unit.name for unit in units if _moves(unit) and uses[unit.source.tensor] == 1)

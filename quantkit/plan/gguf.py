@@ -80,7 +80,7 @@ def plan_gguf(
     importance, notes = _importance(drafts, imatrix) if imatrix else ({}, ())
     _require_importance(drafts, importance, recipe)
     drafts = with_factors([replace(d, importance=importance.get(d.name)) for d in drafts], checkpoint)
-    moving = refits(drafts, recipe)
+    moving = refits(drafts, recipe, model.family)
     chosen = [*(imatrix.provenance() if imatrix else ()), *keys_of_codes(drafts, sources), *keys_of_grids(drafts)]
     metadata = _metadata(model, checkpoint, recipe, [*chosen, *metadata_of(method, moving)], drafts)
     stem = options.stem or f"{file_stem(checkpoint.name)}-{recipe.title}"

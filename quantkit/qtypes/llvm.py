@@ -2,15 +2,17 @@
 
 Those modules bring all that writes code: tens of milliseconds for what LLVM itself does in one. What the functions take
 is stated here for versions of llvmlite that declare it the same; of any other its modules are asked first, and
-where they say otherwise nothing is called. Functions are called by one thread at a time (`kept`), with a context of
-their own, so that they share nothing with code that numba writes meanwhile.
+where they say otherwise nothing is called. Functions are called by one thread at a time (`kept`), with a context and an
+engine of their own; what LLVM shares with code that numba writes meanwhile is begun under numba's own lock.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
+from contextlib import nullcontext
 from ctypes import byref, c_bool, c_char_p, c_int, c_size_t, c_uint64, c_void_p
 from functools import cache
 from importlib import import_module
@@ -75,6 +77,8 @@ def load(obj: bytes, symbol: str) -> int | None:
     """The address of a function of an object file that is put into memory, for good; None where it has none by that
     name. All that it calls must be known."""
     engine, file = _engine(), _function("CreateObjectFile")(obj, len(obj))
+    if file is None:
+        return None
     _function("MCJITAddObjectFile")(engine, file)
     _function("FinalizeObject")(engine)
     _function("DisposeObjectFile")(file)
@@ -131,8 +135,9 @@ def is_same() -> bool:
 
 
 def _release() -> tuple[int, int]:
-    major, minor, *_ = version().split(".")
-    return int(major), int(minor)
+    """The first two numbers of the version, zeros where it does not begin with such."""
+    found = re.match(r"(\d+)\.(\d+)\b", version())
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def _function(name: str) -> Any:
@@ -154,8 +159,10 @@ def _triple() -> str:
 @cache
 def _engine() -> int:
     """What puts object files into memory, for good. Raises ImportError where LLVM knows no such processor."""
-    _function("InitializeNativeTarget")()
-    _function("InitializeNativeAsmPrinter")()
+    theirs = getattr(sys.modules.get("llvmlite.binding.ffi"), "lib", None)
+    with getattr(theirs, "_lock", None) or nullcontext():
+        _function("InitializeNativeTarget")()
+        _function("InitializeNativeAsmPrinter")()
     wrong = c_char_p()
     target = _function("GetTargetFromTriple")(_triple().encode(), byref(wrong))
     # MCJIT under Windows takes ELF objects alone, and on ARM of 64 bits needs code to be near what it calls
@@ -164,7 +171,7 @@ def _engine() -> int:
     machine = target and _function("CreateTargetMachine")(
         target, triple.encode(), b"", b"", 2, b"default", b"jitdefault", 0, 0, b""
     )
-    untyped = [True] if _release() < TAKES_NOTHING else []  # pointers
+    untyped = [True] if SAME[0] <= _release() < TAKES_NOTHING else []  # pointers
     module = _function("ParseAssembly")(_function("ContextCreate")(*untyped), b"", byref(wrong))
     engine: int | None = machine and module and _function("CreateMCJITCompiler")(module, machine, near, byref(wrong))
     if not engine:

@@ -106,6 +106,8 @@ def test_a_conversion_imports_nothing_that_it_has_no_use_for(recipe: str, unused
     arguments = ["convert", str(TINY), "--to", recipe, "-o", str(tmp_path), "--quiet"]
     run = f"import sys; from quantkit.cli.main import main; status = main({arguments!r})"
     code = f"{run}; print(status, {unused} & set(sys.modules))"
+    if recipe != "bf16":  # loops are compiled by whoever wants them first
+        assert quantkit(*arguments[:-3], "-o", tmp_path / "first").status == 0
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "0 set()"
 

@@ -12,6 +12,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+import tower_table
 from checkpoints import build
 from commands import TINY, quantkit
 from safetensors.torch import load_file, save_file
@@ -110,7 +111,8 @@ def test_the_file_has_the_loss_that_its_method_says(recipe: str, statistics: Pat
         assert loss < 0.8 * theirs[name]
         assert said[name]["tokens"] == 32 * 64
     assert manifest["method"]["name"] == "gptq"
-    assert manifest["recipe"]["name"] == f"{recipe} --method gptq"
+    unfitted = " --no-refit-norms" if recipe == "iq4_nl" else ""  # statistics are no text to fit to
+    assert manifest["recipe"]["name"] == f"{recipe} --method gptq{unfitted}"
     assert gguf.GGUFReader(out).fields["quantkit.method"].contents() == "gptq"
     seen = quantkit("verify", out, "--against", TINY)
     assert seen.status == 0, seen.stderr
@@ -270,6 +272,14 @@ def test_norms_are_fitted_where_a_recipe_says_so_and_there_is_text(
     [plan] = ran.json["plans"]
     assert len(plan.get("refits", ())) == (5 if fitted else 0)
     assert ("refit" in plan["recipe"]) == ("--no-refit-norms" in options)
+
+
+@pytest.mark.parametrize("tower", ["smolvlm", "internvl"])
+def test_a_class_that_no_family_has_is_asked_for_no_norms(tower: str, tmp_path: Path) -> None:
+    """It sees, and the model inside it has a family: nothing asks for one of the whole."""
+    ran = quantkit("plan", tower_table.build(tower, tmp_path), "--to", "iq4_nl", "--json")
+    assert ran.status == 0, ran.stderr
+    assert "refits" not in ran.json["plans"][0]
 
 
 @pytest.mark.parametrize("options", [[], ["--calib", TEXT, *SHORT, "--method", "rtn"]])

@@ -205,12 +205,16 @@ def test_half_a_classic_file_is_never_published(source: Path, tmp_path: Path, mo
 
 
 def test_statistics_leave_them_as_they_are(source: Path, tmp_path: Path) -> None:
-    """Where a recipe asks for it there is no text to fit them to, and that is said, not that it is too little."""
+    """Where a recipe asks for it there is no text to fit them to: the plan knows, the file says nothing."""
     known, recipe = tmp_path / "known.safetensors", tmp_path / "mine.toml"
     recipe.write_text('schema = 1\ntitle = "MINE"\n[default]\nqtype = "q4_0"\n[method]\nnorms = true\n')
     assert quantkit("calibrate", source, "--data", *CALIB[1:], "-o", known).status == 0
     assert quantkit("convert", source, "--to", recipe, "-o", tmp_path / "made.gguf", "--calib", known).status == 0
-    assert said(tmp_path) == {"tensors": 5, "kept": "source", "why": "statistics are no text"}
+    assert said(tmp_path) is None
+    [plan] = quantkit("plan", source, "--to", recipe, "--calib", known, "--json").json["plans"]
+    assert "refits" not in plan
+    assert plan["recipe"].endswith("--no-refit-norms")
+    assert "quantkit.refit" not in {entry.key for entry in read_gguf(tmp_path / "made.gguf").metadata}
 
 
 def test_work_folders_are_packed_with_them(

@@ -53,7 +53,15 @@ def test_what_this_llvmlite_is_called_is_known() -> None:
 
 @pytest.mark.parametrize(
     ("version", "same"),
-    [("0.43.0", False), ("0.44.0", True), ("0.50.1", True), ("0.51.0rc1", False), ("1.45.0", False)],
+    [
+        ("0.43.0", False),
+        ("0.44.0", True),
+        ("0.50.1", True),
+        ("0.51.0rc1", False),
+        ("1.45.0", False),
+        ("0+unknown", False),
+        ("0.51rc1", False),
+    ],
 )
 def test_versions_are_numbers(version: str, same: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llvm, "version", lambda: version)
