@@ -30,7 +30,7 @@ from quantkit.source import Checkpoint
 from quantkit.source.backwards import Piece, RestoredTensor, is_undone, pieces_of
 from quantkit.source.base import SourceFile, close_shards, no_side_file, no_side_files, require_unchanged
 from quantkit.source.evened import nearer
-from quantkit.tensors import F32, U8, TensorInfo, TensorRef
+from quantkit.tensors import F32, U8, WHOLE_DTYPES, TensorInfo, TensorRef
 from quantkit.untrusted import InputFile, open_input
 
 AGAIN = "convert again, and report it if it fails again"
@@ -73,6 +73,13 @@ class Decoded:
         if undecodable(frozenset({tensor.qtype})) is None:
             return decode_gguf(raw, tensor.type_id).reshape(stop - start, cols)
         return base.get(tensor.qtype).decode(raw, cols).reshape(stop - start, cols)  # for want of another reader
+
+
+def _as_decoded(info: TensorInfo) -> TensorInfo:
+    """A source tensor as it comes back: weights as float32, tables of whole numbers as they were."""
+    if info.dtype in WHOLE_DTYPES:
+        return info
+    return replace(info, dtype="F32", nbytes=4 * info.elements, stored_as=None)
 
 
 @record
@@ -119,7 +126,7 @@ class DecodedCheckpoint:
     @cached_property
     def _infos(self) -> Mapping[str, TensorInfo]:
         infos = self.source.tensors()
-        return {n: replace(infos[n], dtype="F32", nbytes=4 * infos[n].elements, stored_as=None) for n in self._pieces}
+        return {name: _as_decoded(infos[name]) for name in self._pieces}
 
     @cached_property
     def _told(self) -> Mapping[str, TensorInfo]:

@@ -8,13 +8,14 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quantkit.families.model import ModelTensor, Part, Rows
 from quantkit.families.parts import LEAST_SCALE, Every, Made, Mapped
 from quantkit.families.steps import KINDS, Step, move
 from quantkit.formats.containers.packed import Entry, packed
 from quantkit.records import record
-from quantkit.tensors import F32, U8, TensorInfo, TensorRef
+from quantkit.tensors import F32, U8, WHOLE_DTYPES, TensorInfo, TensorRef
 
 ULPS = 4  # how far around a value its origin is looked for
 
@@ -89,7 +90,9 @@ class RestoredTensor:
 
     def read_packed(self, start: int, stop: int) -> U8:
         """Rows [start, stop) as a checkpoint of `info.dtype` stores them."""
-        values = self.read(start, stop)
+        values: NDArray[Any] = self.read(start, stop)
+        if self.info.dtype in WHOLE_DTYPES:
+            values = values.astype(WHOLE_DTYPES[self.info.dtype])
         return packed(Entry(self.info.name, self.info.dtype, values.shape), values).data.reshape(stop - start, -1)
 
     def _put(self, piece: Piece, out: F32, start: int) -> None:

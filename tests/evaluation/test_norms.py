@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import family_table
 import numpy as np
 import pytest
 from checkpoints import build
@@ -215,6 +216,21 @@ def test_statistics_leave_them_as_they_are(source: Path, tmp_path: Path) -> None
     assert "refits" not in plan
     assert plan["recipe"].endswith("--no-refit-norms")
     assert "quantkit.refit" not in {entry.key for entry in read_gguf(tmp_path / "made.gguf").metadata}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["deepseek-v4", "falcon-mamba", "hrm-text"])
+def test_whatever_blocks_are_made_of_they_are_fitted(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tables of whole numbers, recurrences, cycles: iq4_nl fits norms without being asked."""
+    monkeypatch.setattr(refit, "REFIT_STEPS", 2)
+    folder = family_table.build(name, tmp_path / "source")
+    ran = quantkit("convert", folder, "--to", "iq4_nl", *CALIB, "--no-verify", "-o", tmp_path / "made.gguf")
+    assert ran.status == 0, ran.stderr
+    figures = said(tmp_path)
+    assert figures is not None
+    assert np.isfinite([figures["kld_before"], figures["kld_after"]]).all()
 
 
 def test_work_folders_are_packed_with_them(

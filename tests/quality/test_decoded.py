@@ -14,6 +14,7 @@ from walks import logits_after, windows
 import quantkit
 from quantkit.calibration.walk.model import open_model
 from quantkit.quality.decoded import open_decoded
+from quantkit.tensors import WHOLE_DTYPES
 
 # Rows regrouped and columns moved, -exp of them, numbers multiplied into weights, and stacks that are turned.
 PRODUCTS = {"falcon-h1": 2.0**-22}  # numbers that are multiplied into weights, two of them, in float32
@@ -50,5 +51,23 @@ def test_numbers_among_the_keys_of_a_file_are_those_of_the_source(name: str, tmp
         for tensor in told:
             rows = source.tensors()[tensor].rows
             assert np.array_equal(made.ref(tensor).read_packed(0, rows), source.ref(tensor).read_packed(0, rows))
+        found, _ = logits_after(open_model(made, threads=1), windows(390, count=1, seqlen=20))
+        assert found.isfinite().all()
+
+
+def test_tables_of_whole_numbers_come_back_as_they_were(tmp_path: Path) -> None:
+    """Experts by token (DeepSeek V4): a model on what the file holds is described and runs."""
+    request = quantkit.Request(str(family_table.build("deepseek-v4", tmp_path)), ("q8_0",), pre=checkpoints.PRE)
+    quantkit.convert(request, quantkit.Output(tmp_path / "out.gguf", threads=1, verify=False))
+    prepared = quantkit.prepare(request)
+    source, model = prepared.checkpoint, prepared.model
+    assert model is not None
+    with closing(source), closing(open_decoded([tmp_path / "out.gguf"], source, model)) as made:
+        tables = {name: info for name, info in source.tensors().items() if info.dtype in WHOLE_DTYPES}
+        assert tables
+        for name, info in tables.items():
+            assert made.holds(name)
+            assert made.tensors()[name] == info
+            assert np.array_equal(made.ref(name).read_packed(0, info.rows), source.ref(name).read_packed(0, info.rows))
         found, _ = logits_after(open_model(made, threads=1), windows(390, count=1, seqlen=20))
         assert found.isfinite().all()
