@@ -223,7 +223,7 @@ def test_statistics_leave_them_as_they_are(source: Path, tmp_path: Path) -> None
 def test_whatever_blocks_are_made_of_they_are_fitted(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tables of whole numbers, recurrences, numbers among the keys of the file: iq4_nl fits norms without being asked."""
+    """Tables of whole numbers, recurrences, numbers among the keys: iq4_nl fits norms without being asked."""
     monkeypatch.setattr(refit, "REFIT_STEPS", 2)
     folder = family_table.build(name, tmp_path / "source")
     ran = quantkit("convert", folder, "--to", "iq4_nl", *CALIB, "--no-verify", "-o", tmp_path / "made.gguf")
