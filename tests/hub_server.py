@@ -61,6 +61,7 @@ class HubState:
     junk: dict[str, bytes] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     sent: dict[str, int] = field(default_factory=dict)  # bytes of each file that went out
+    hung_up: list[str] = field(default_factory=list)  # files whose lines were closed meanwhile
     endpoint: str = ""
     content_network: str = ""
 
@@ -179,7 +180,11 @@ class _Handler(BaseHTTPRequestHandler):
             piece = body[start : start + size]
             if name:
                 self.state.sent[name] = self.state.sent.get(name, 0) + len(piece)
-            self.wfile.write(piece)
+            try:
+                self.wfile.write(piece)
+            except OSError:
+                self.state.hung_up.append(name)
+                raise
             time.sleep(0.1 if name in self.state.slow else 0)
 
 
