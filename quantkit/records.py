@@ -3,8 +3,8 @@
 `dataclasses.dataclass` writes the text of six methods for each class and compiles it, half a millisecond of processor
 time for each, which two hundred classes made a seventh of the start of a conversion. A record is such a data class, and
 `fields`, `replace`, `asdict` and `is_dataclass` know it as one, but its methods are functions of this module, which
-read what `dataclass` noted of its fields. They take some microseconds where compiled ones take one, so that a class of
-which many are made gets those after all.
+read what a class says of its fields. They take some microseconds where compiled ones take one, so that a class of which
+many are made gets those after all. What `dataclass` itself would note of a class is noted where somebody asks for it.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from copy import copy
-from dataclasses import MISSING, FrozenInstanceError, dataclass, field, fields, make_dataclass
-from functools import partial
+from dataclasses import MISSING, Field, FrozenInstanceError, dataclass, field, fields, make_dataclass
+from functools import cached_property, partial
 from reprlib import recursive_repr
-from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform, overload
+from threading import RLock
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform, get_origin, overload
 
 if TYPE_CHECKING:
     from inspect import Signature
@@ -25,26 +26,93 @@ T = TypeVar("T")
 MANY = 100  # records of a class: making them has taken as long by then as compiling methods does
 
 _set = object.__setattr__
+_noting = RLock()  # records are made by several threads
+
+
+def _is_for_the_class(annotation: Any) -> bool:
+    """Whether an attribute is the class's, and no field."""
+    if isinstance(annotation, str):
+        return annotation.startswith(("ClassVar", "typing.ClassVar"))
+    return annotation is ClassVar or get_origin(annotation) is ClassVar
+
+
+def _fields(cls: Any, kw_only: bool) -> list[Field[Any]]:
+    """The fields of a class and of those that it inherits from, as `dataclass` finds them; what stands for a default in
+    its text is not left to stand in the class. Raises ValueError where all records would share a default that can be
+    changed."""
+    found: dict[str, Field[Any]] = {}
+    for base in reversed(cls.__mro__[1:]):
+        if "__record__" in base.__dict__:
+            found |= {f.name: f for f in base.__record__.fields}
+        elif "__dataclass_fields__" in base.__dict__:
+            found |= {f.name: f for f in fields(base)}
+    given = cls.__dict__
+    for name, annotation in cls.__annotations__.items():
+        if _is_for_the_class(annotation):
+            continue
+        one = given.get(name, MISSING)
+        if not isinstance(one, Field):
+            one = field(default=one)
+        elif one.default is MISSING:
+            delattr(cls, name)
+        else:
+            setattr(cls, name, one.default)
+        if type(one.default).__hash__ is None:
+            raise ValueError(
+                f"mutable default {type(one.default)} for field {name} is not allowed: use default_factory"
+            )
+        one.name, one.type = name, annotation
+        if one.kw_only is MISSING:
+            one.kw_only = kw_only
+        found[name] = one
+    return list(found.values())
 
 
 class _Form:
     """What the methods of a class need of its fields, by their names and in their order."""
 
-    def __init__(self, cls: Any) -> None:
-        self.cls, self.left = cls, MANY
-        every = fields(cls)
+    def __init__(self, cls: Any, every: list[Field[Any]]) -> None:
+        self.cls, self.fields, self.left = cls, every, MANY
+        self.init: Callable[..., None] | None = None  # the class's, unless it has one in its text
         given = [f for f in every if f.init]
+        self.names = tuple(f.name for f in every)
         self.positional = tuple(f.name for f in given if not f.kw_only)
-        self.given = frozenset(f.name for f in given)
         self.defaults = {f.name: f.default for f in given if f.default is not MISSING}
         self.factories = {f.name: f.default_factory for f in every if f.default_factory is not MISSING}
-        self.needed = tuple(f.name for f in given if f.name not in self.defaults and f.name not in self.factories)
-        self.shown = tuple(f.name for f in every if f.repr)
-        self.compared = tuple(f.name for f in every if f.compare)
-        self.hashed = tuple(f.name for f in every if (f.compare if f.hash is None else f.hash))
+        ordered = [name in self.defaults or name in self.factories for name in self.positional]
+        if ordered != sorted(ordered):
+            late = self.positional[ordered.index(False, ordered.index(True))]
+            raise TypeError(f"{cls.__name__}: argument {late!r} has no default and follows one that has")
         # the number of arguments that are all there is to a record, none where something has to be made for it
         self.all = len(every) if len(self.positional) == len(every) else None
         self.completed = hasattr(cls, "__post_init__")
+
+    @cached_property
+    def ordered(self) -> list[Field[Any]]:
+        """What a call can give, as its signature has it."""
+        return sorted((f for f in self.fields if f.init), key=lambda f: bool(f.kw_only))
+
+    @cached_property
+    def given(self) -> frozenset[str]:
+        return frozenset(f.name for f in self.fields if f.init)
+
+    @cached_property
+    def needed(self) -> tuple[str, ...]:
+        return tuple(
+            f.name for f in self.fields if f.init and f.name not in self.defaults and f.name not in self.factories
+        )
+
+    @cached_property
+    def shown(self) -> tuple[str, ...]:
+        return tuple(f.name for f in self.fields if f.repr)
+
+    @cached_property
+    def compared(self) -> tuple[str, ...]:
+        return tuple(f.name for f in self.fields if f.compare)
+
+    @cached_property
+    def hashed(self) -> tuple[str, ...]:
+        return tuple(f.name for f in self.fields if (f.compare if f.hash is None else f.hash))
 
     def values(self, name: str, args: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
         """All fields of a record, from what its class `name` was called with. Raises TypeError as calls do."""
@@ -69,31 +137,88 @@ class _Signature:
     """The parameters of a record's class, worked out where somebody asks `inspect.signature` for them."""
 
     def __get__(self, instance: object, owner: type) -> Signature:
-        if instance is not None or owner.__init__ is not _init:  # type: ignore[misc]
+        form: _Form = owner.__record__  # type: ignore[attr-defined]
+        if instance is not None or owner.__init__ is not form.init:  # type: ignore[misc]
             raise AttributeError("__signature__")  # of a method: `inspect` finds it
         from inspect import Parameter, Signature
 
-        form: _Form = owner.__record__  # type: ignore[attr-defined]
-        names = (*form.positional, *(f for f in owner.__dataclass_fields__ if f in form.given - {*form.positional}))  # type: ignore[attr-defined]
         parameters = []
-        for name in names:
-            kind = Parameter.POSITIONAL_OR_KEYWORD if name in form.positional else Parameter.KEYWORD_ONLY
-            default = form.defaults.get(name, form.factories.get(name, Parameter.empty))
-            annotation = owner.__dataclass_fields__[name].type  # type: ignore[attr-defined]
-            parameters.append(Parameter(name, kind, default=default, annotation=annotation))
+        for f in form.ordered:
+            kind = Parameter.POSITIONAL_OR_KEYWORD if f.name in form.positional else Parameter.KEYWORD_ONLY
+            default = form.defaults.get(f.name, form.factories.get(f.name, Parameter.empty))
+            parameters.append(Parameter(f.name, kind, default=default, annotation=f.type))
         return Signature(parameters)
 
 
+class _Noted:
+    """What `dataclass` notes of a class, under a name of its own: noted where somebody asks for it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        form: _Form = owner.__record__  # type: ignore[attr-defined]
+        with _noting:
+            if form.cls.__dict__[self.name] is self:
+                every = [(f.name, f.type, copy(f)) for f in form.fields]
+                text = {"__doc__": "fields"}  # else `dataclass` works a signature out for it
+                made = make_dataclass(
+                    form.cls.__name__, every, namespace=text, init=False, repr=False, eq=False, frozen=True
+                )
+                for noted in NOTED:
+                    setattr(form.cls, noted.name, made.__dict__[noted.name])
+        return form.cls.__dict__[self.name]
+
+
+NOTED = (_Noted("__dataclass_fields__"), _Noted("__dataclass_params__"))
+
+
 def _compile(form: _Form) -> None:
-    """Give a class the methods that `dataclass` compiles, in place of the shared ones that it has."""
+    """Give a class methods of its own, as `dataclass` writes them, in place of the shared ones that it has."""
     form.left = sys.maxsize
-    cls, every = form.cls, [(f.name, f.type, copy(f)) for f in fields(form.cls)]
-    own = {"__doc__": cls.__doc__ or cls.__name__}  # else `dataclass` works a signature out for it
-    called: dict[str, Any] = {"__post_init__": _set} if form.completed else {}
-    made = make_dataclass(cls.__name__, every, namespace=own | called, frozen=True, repr=False)
-    for name, shared in (("__init__", _init), ("__eq__", _eq), ("__hash__", _hash)):
-        if cls.__dict__.get(name) is shared:
-            setattr(cls, name, getattr(made, name))
+    called: dict[str, Any] = {"__set__": _set, "__unset__": object()}
+    arguments, lines, named_alone = ["__self__"], [], False
+    for f in form.ordered:
+        if f.kw_only and not named_alone:
+            arguments, named_alone = [*arguments, "*"], True
+        if f.name in form.defaults:
+            called[f"__of_{f.name}__"] = form.defaults[f.name]
+            arguments.append(f"{f.name}=__of_{f.name}__")
+        else:
+            arguments.append(f"{f.name}=__unset__" if f.name in form.factories else f.name)
+    for f in form.fields:
+        value = f.name
+        if f.name in form.factories:
+            called[f"__of_{f.name}__"] = form.factories[f.name]
+            value = f"__of_{f.name}__() if {f.name} is __unset__ else {f.name}" if f.init else f"__of_{f.name}__()"
+        if f.init or f.name in form.factories:
+            lines.append(f"__set__(__self__, {f.name!r}, {value})")
+    if form.completed:
+        lines.append("__self__.__post_init__()")
+
+    def tuple_of(one: str, names: tuple[str, ...]) -> str:
+        return f"({''.join(f'{one}.{name}, ' for name in names)})"
+
+    mine, others, hashed = (tuple_of(one, names) for one, names in (
+        ("__self__", form.compared), ("__other__", form.compared), ("__self__", form.hashed),
+    ))  # fmt: skip
+    bodies = {
+        "__init__": (_init, ", ".join(arguments), lines),
+        "__eq__": (_eq, "__self__, __other__", [
+            f"return {mine} == {others} if __other__.__class__ is __self__.__class__ else NotImplemented"
+        ]),
+        "__hash__": (_hash, "__self__", [f"return hash({hashed})"]),
+    }  # fmt: skip
+    wanted = {name: body for name, body in bodies.items() if form.cls.__dict__.get(name) is body[0]}
+    text = "".join(
+        f"def {name}({given}):\n" + "".join(f" {line}\n" for line in inside or ["pass"])
+        for name, (_, given, inside) in wanted.items()
+    )
+    exec(compile(text, f"<methods of {form.cls.__qualname__}>", "exec"), called)
+    for name in wanted:
+        called[name].__qualname__ = f"{form.cls.__qualname__}.{name}"
+        setattr(form.cls, name, called[name])
+    form.init = form.cls.__init__ if "__init__" in wanted else form.init
 
 
 def _init(self: Any, /, *args: Any, **named: Any) -> None:
@@ -129,12 +254,12 @@ def _hash(self: Any) -> int:
 
 
 def _getstate(self: Any) -> list[Any]:
-    return [getattr(self, f.name) for f in fields(self)]
+    return [getattr(self, name) for name in self.__record__.names]
 
 
 def _setstate(self: Any, state: list[Any]) -> None:
-    for f, value in zip(fields(self), state, strict=True):
-        _set(self, f.name, value)
+    for name, value in zip(self.__record__.names, state, strict=True):
+        _set(self, name, value)
 
 
 def _setattr(self: Any, name: str, value: Any) -> None:
@@ -147,18 +272,27 @@ def _delattr(self: Any, name: str) -> None:
 
 def _made(cls: Any, *, eq: bool, kw_only: bool, slots: bool) -> Any:
     own = set(cls.__dict__)
-    made = dataclass(init=False, repr=False, eq=False, kw_only=kw_only, slots=slots)(cls)
-    made.__record__ = _Form(made)
-    made.__signature__ = _Signature()
-    methods: dict[str, Any] = {"__init__": _init, "__setattr__": _setattr, "__delattr__": _delattr, "__repr__": _repr}
+    if slots:  # another class, which the standard library makes
+        cls = dataclass(init=False, repr=False, eq=False, kw_only=kw_only, slots=True)(cls)
+        every = list(fields(cls))
+    else:
+        every = _fields(cls, kw_only)
+        for noted in NOTED:
+            setattr(cls, noted.name, noted)
+    form = cls.__record__ = _Form(cls, every)
+    form.init = None if "__init__" in own else _init
+    methods: dict[str, Any] = {
+        "__init__": _init, "__setattr__": _setattr, "__delattr__": _delattr, "__repr__": _repr,
+        "__match_args__": form.positional, "__signature__": _Signature(),
+    }  # fmt: skip
     if eq:
         methods |= {"__eq__": _eq, "__hash__": _hash}
     if slots:
         methods |= {"__getstate__": _getstate, "__setstate__": _setstate}  # copies are not made by setting attributes
     for name, method in methods.items():
         if name not in own:
-            setattr(made, name, method)
-    return made
+            setattr(cls, name, method)
+    return cls
 
 
 @overload

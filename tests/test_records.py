@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import ast
 import copy
+import importlib
 import inspect
 import pickle
+import pkgutil
 import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import FrozenInstanceError, asdict, astuple, dataclass, field, fields, is_dataclass, replace
+from dataclasses import (
+    FrozenInstanceError,
+    asdict,
+    astuple,
+    dataclass,
+    field,
+    fields,
+    is_dataclass,
+    make_dataclass,
+    replace,
+)
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
+import quantkit
 from quantkit import records
 from quantkit.records import record
 
@@ -285,6 +298,89 @@ def test_defaults_that_all_would_share_are_refused() -> None:
             """A list for all."""
 
             parts: list[int] = []  # noqa: RUF012
+
+
+def test_arguments_without_a_default_do_not_follow_those_that_have_one() -> None:
+    for refused in (record, record(slots=True), dataclass(frozen=True)):
+        with pytest.raises(TypeError, match="'size'"):
+
+            @refused
+            class _Wrong:
+                """One that could not be called."""
+
+                name: str = "x"
+                size: int
+
+
+@pytest.mark.parametrize("maker", [record, dataclass(frozen=True)])
+def test_annotations_may_be_objects(maker: Any) -> None:
+    made = type("Made", (), {"__annotations__": {"of_all": ClassVar, "all": ClassVar[int], "size": int}, "all": 3})
+    assert repr(maker(made)(4)) == "Made(size=4)"
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["shared", "compiled"])
+def test_records_and_data_classes_inherit_from_each_other(many: bool) -> None:
+    found = []
+    frozen = dataclass(frozen=True)
+    for first, second in ((record, frozen), (frozen, record), (record, record), (frozen, frozen)):
+
+        @first
+        class Base:
+            """A base."""
+
+            size: int
+            parts: list[int] = field(default_factory=list)
+            named: str = field(default="x", kw_only=True)
+
+        @second
+        class Derived(Base):
+            """With one more, and another default."""
+
+            parts: Any = 7
+            more: tuple[int, ...] = ()
+
+        for _ in range(2 * records.MANY if many else 0):
+            Base(1), Derived(1)
+        one = Derived(1, 2, (3,), named="y")
+        shown = [(f.name, f.type, f.default, f.kw_only) for f in fields(Derived)]
+        found.append((repr(one).partition("(")[2], Derived(1) == Derived(1, 7), shown, vars(one)))
+    assert found[0] == found[1] == found[2] == found[3]
+
+
+def test_what_can_be_changed_does_not_inherit_from_a_record() -> None:
+    with pytest.raises(TypeError, match="cannot inherit non-frozen dataclass from a frozen one"):
+
+        @dataclass
+        class _Wrong(family("record")[0]):  # type: ignore[misc]
+            """Could be changed."""
+
+
+def test_every_record_of_the_project_is_what_the_standard_library_makes_of_it() -> None:
+    seen = 0
+    for info in pkgutil.walk_packages(quantkit.__path__, "quantkit."):
+        if info.name.endswith("__main__"):
+            continue
+        module = importlib.import_module(info.name)
+        for cls in vars(module).values():
+            if not isinstance(cls, type) or "__record__" not in vars(cls) or cls.__module__ != info.name:
+                continue
+            form, seen = cls.__record__, seen + 1
+            theirs = make_dataclass(
+                cls.__name__, [(f.name, f.type, copy.copy(f)) for f in fields(cls)], namespace={"__doc__": ""}
+            )
+            assert [f.name for f in fields(cls)] == [*form.names], cls
+            assert cls.__match_args__ == theirs.__match_args__ == form.positional, cls
+            ours, their = (inspect.signature(made).parameters.values() for made in (cls, theirs))
+            if form.init is not None:
+                assert [(p.name, p.kind) for p in ours] == [(p.name, p.kind) for p in their], cls
+    assert seen > 400
+
+
+def test_many_threads_may_ask_for_the_fields() -> None:
+    made = family("record")[1]
+    with ThreadPoolExecutor(8) as pool:
+        found = {tuple(f.name for f in got) for got in pool.map(lambda _: fields(made), range(64))}
+    assert found == {("size", "name", "parts", "note", "unset", "more")}
 
 
 def test_classes_of_which_many_are_made_get_methods_of_their_own() -> None:
