@@ -6,16 +6,16 @@ import re
 from collections.abc import Iterable, Mapping
 
 EXPERTS = ".experts."
-EXPERT = re.compile(r"\.experts\.([0-9]{1,6})\.")
+EXPERT = r"\.experts\.([0-9]{1,6})\."
 # the name that transformers has in memory
-EXPERT_MATRIX = re.compile(r"(.*\.experts)\.([0-9]{1,6})\.(gate|up|down)_proj\.(weight|bias)")
+EXPERT_MATRIX = r"(.*\.experts)\.([0-9]{1,6})\.(gate|up|down)_proj\.(weight|bias)"
 
 # Models saved without their head have no "model." or "transformer." before their blocks.
 OLD_BLOCKS = r"(?:transformer\.)?(?:h|blocks)"  # of GPT-2 and those after it
 ENCODER_BLOCKS = r"(?:\w+\.)?(?:encoder|transformer)\.layer"  # of BERT and its kin
 STACKS = r"(?:\w+\.)?(?:encoder|decoder)\.block"  # of T5, each of which counts from 0
-BLOCK = re.compile(rf"(?:(?:^|\.)layers|^{OLD_BLOCKS}|^{ENCODER_BLOCKS}|^{STACKS})\.([0-9]{{1,6}})\.")
-TEXT_BLOCK = re.compile(
+BLOCK = rf"(?:(?:^|\.)layers|^{OLD_BLOCKS}|^{ENCODER_BLOCKS}|^{STACKS})\.([0-9]{{1,6}})\."
+TEXT_BLOCK = (
     rf"(?:(?:language_model\.)?(?:model\.)?(?:language_model\.)?layers|{OLD_BLOCKS}|{STACKS})\.([0-9]{{1,6}})\."
 )
 
@@ -25,7 +25,7 @@ def block_of(name: str) -> tuple[int | None, str]:
 
     A block of a vision tower counts as well.
     """
-    found = BLOCK.search(name)
+    found = re.search(BLOCK, name)
     return (int(found[1]), name[found.end() :]) if found else (None, "")
 
 
@@ -37,7 +37,7 @@ def first_of_stack(name: str, before: Mapping[str, int]) -> int:
 
 def text_block_of(name: str) -> tuple[int | None, str]:
     """The same, for blocks of the language model alone."""
-    found = TEXT_BLOCK.match(name)
+    found = re.match(TEXT_BLOCK, name)
     return (int(found[1]), name[found.end() :]) if found else (None, "")
 
 
@@ -48,10 +48,10 @@ def layer_numbers(names: Iterable[str]) -> set[int]:
 
 def expert_of(name: str) -> int | None:
     """The number of the expert that a module or tensor belongs to, None for one that is no expert's."""
-    found = EXPERT.search(f"{name}.")
+    found = re.search(EXPERT, f"{name}.")
     return int(found[1]) if found else None
 
 
 def any_expert(name: str) -> str:
     """The name with "*" for the number of the expert."""
-    return EXPERT.sub(".experts.*.", name)
+    return re.sub(EXPERT, ".experts.*.", name)

@@ -26,11 +26,10 @@ from quantkit.filling.fill import fill
 from quantkit.filling.hashing import SourceHasher, require_published
 from quantkit.filling.work import ALONE, Beside, Work
 from quantkit.machine import core_count, worker_pool
-from quantkit.pipeline.difference import difference
 from quantkit.pipeline.guard import guard, require_guarded, require_unbound
 from quantkit.pipeline.layout import laid_out
 from quantkit.pipeline.looks import engine_of, look, reading_once
-from quantkit.pipeline.optional import gating_of, require_gates, require_texts, write_texts
+from quantkit.pipeline.optional import gating_of, require_engine, require_gates, require_texts, write_texts
 from quantkit.pipeline.output import GATES, Output
 from quantkit.pipeline.outputs import (
     Artifact,
@@ -51,7 +50,6 @@ from quantkit.pipeline.prepared import Prepared, with_text
 from quantkit.pipeline.request import Request, require_checkable
 from quantkit.pipeline.standing import believed, record_checks
 from quantkit.pipeline.users import warn_of_no_loader, with_users
-from quantkit.pipeline.verify import require_checked
 from quantkit.plan.base import Plan
 from quantkit.plan.grids import facts_of_grids, summary
 from quantkit.plan.sizes import plan_line
@@ -101,7 +99,7 @@ def convert(
     Of several recipes each has its own fate: when one fails the others are made, and BatchError says which. A `hasher`
     that has begun with the source goes on, and is closed at the end.
     """
-    require_checked(output.engine)
+    require_engine(output)
     recipes = load_recipes(request.recipes)
     require_checkable(output.engine, recipes, output.verify)
     gates = require_gates(request, output)
@@ -171,12 +169,18 @@ def require_all(prepared: Prepared, failed: Mapping[int, QuantkitError], built: 
         raise BatchError(failures, built)
 
 
+def _difference(older: Manifest | None, plan: Plan, prepared: Prepared) -> str:
+    from quantkit.pipeline.difference import difference  # for what is there and stays alone
+
+    return difference(older, plan, prepared)
+
+
 def _open(prepared: Prepared, plan: Plan, targets: Sequence[Path], output: Output) -> Job:
     """The job of an artifact, opened when nothing is in its way. Raises ExistsError where something is."""
     folder, older = job_folder(targets[0], prepared.job_digest(plan)), older_manifest(targets)
     again = output.paranoid and already_built(older, targets, plan.digest, lambda: prepared.origin.files)
     if not os.path.lexists(folder) and not again:  # else the job knows what an earlier run has published
-        refuse_existing(targets, output.force, older, lambda: difference(older, plan, prepared))
+        refuse_existing(targets, output.force, older, partial(_difference, older, plan, prepared))
     job = open_plan_job(prepared, plan, folder, fresh=output.paranoid)
     try:
         refuse_strangers(

@@ -12,14 +12,12 @@ from quantkit.events import Sink, ignore
 from quantkit.filling.work import ALONE, Beside
 from quantkit.pipeline.output import Output
 from quantkit.pipeline.prepared import Prepared
-from quantkit.pipeline.verify import verify_parts
 from quantkit.plan.base import Plan
-from quantkit.quality.against import Against, of_gguf, of_plan
 from quantkit.quality.checks.base import Verification, VerifyOptions
-from quantkit.quality.checks.numbers import read_ahead
 
 if TYPE_CHECKING:
     from quantkit.pipeline.gating import Gating
+    from quantkit.quality.against import Against
 
 NOTHING = Verification(())
 CONVERT_SAMPLE_ROWS = 64  # rows of each tensor that convert compares; `quantkit verify --against` compares all
@@ -36,6 +34,8 @@ def look(
     """Look at finished files, published or not, as `quantkit verify` does; `layers` is what methods noted of each."""
     if not output.verify:
         return NOTHING
+    from quantkit.pipeline.verify import verify_parts  # a thread of its own looks, beside others' work
+
     against, options = _compared(prepared, plan, output, layers)
     return verify_parts(paths, plan, against, options, prepared.source_run if options.engine else None, emit)
 
@@ -44,6 +44,8 @@ def _compared(
     prepared: Prepared, plan: Plan, output: Output, layers: Sequence[Mapping[str, Any]] = ()
 ) -> tuple[Against, VerifyOptions]:
     """What an artifact is compared with, and how."""
+    from quantkit.quality.against import of_gguf, of_plan
+
     if plan.is_checkpoint:  # whole layers, which are decoded faster than single rows; no engine of convert
         return of_plan(prepared.checkpoint, plan, layers), VerifyOptions(threads=output.threads)
     options = VerifyOptions(engine_of(plan, output), None, CONVERT_SAMPLE_ROWS, output.threads)
@@ -63,6 +65,7 @@ def reading_once(prepared: Prepared, plans: Sequence[Plan], output: Output, gati
         yield ALONE
         return
     from quantkit.pipeline.alongside import Alongside  # for gates alone
+    from quantkit.quality.checks.numbers import read_ahead
     from quantkit.source.once import Once
 
     looks = [partial(read_ahead, *_compared(prepared, plan, output)) for plan in plans if output.verify]

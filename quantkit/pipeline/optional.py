@@ -1,4 +1,4 @@
-"""Steps of convert that only some runs take, and import only then: gates, model cards, Modelfiles."""
+"""Steps of convert that only some runs take, and import only then: engines, gates, model cards, Modelfiles."""
 
 from __future__ import annotations
 
@@ -15,6 +15,14 @@ from quantkit.pipeline.request import Request
 if TYPE_CHECKING:
     from quantkit.evaluation.gates import Gate
     from quantkit.pipeline.gating import Gating
+
+
+def require_engine(output: Output) -> None:
+    """Raise UsageError and UnsupportedError, before any work, for an engine that checks cannot ask."""
+    if output.engine is not None:
+        from quantkit.pipeline.verify import require_checked
+
+        require_checked(output.engine)
 
 
 def require_gates(request: Request, output: Output) -> tuple[Gate, ...]:

@@ -34,12 +34,11 @@ from quantkit.untrusted import listed, require_path, shown
 R = TypeVar("R", bound=SealedRecord)
 
 # What may lie in a checkpoint's folder besides it: nothing that a loader reads because of its name.
-HARMLESS = re.compile(
-    rf"\..*|{SUMS}|(.*\.)?Modelfile|release\.json|bom\.cdx\.json|model\.sig|.*\.manifest\.json"
-    r"|.*\.(md|log|jsonl|ndjson|parquet|csv|png|jpg|svg|gguf|dat)|(LICENSE|NOTICE|COPYING)[^/]*",
-    re.IGNORECASE | re.DOTALL,
+HARMLESS = (
+    rf"(?is)\..*|{SUMS}|(.*\.)?Modelfile|release\.json|bom\.cdx\.json|model\.sig|.*\.manifest\.json"
+    r"|.*\.(md|log|jsonl|ndjson|parquet|csv|png|jpg|svg|gguf|dat)|(LICENSE|NOTICE|COPYING)[^/]*"
 )
-LOADED_FOLDERS = re.compile(r"additional_chat_templates|[0-9]+_.*", re.DOTALL)
+LOADED_FOLDERS = r"(?s)additional_chat_templates|[0-9]+_.*"
 
 
 @record
@@ -356,16 +355,16 @@ def strangers(folder: Path) -> list[str]:
     """Names in a checkpoint's folder that mean something to loaders, those in folders which they look into included."""
     found: list[str] = []
     for entry in _entries(folder):
-        loaded = LOADED_FOLDERS.fullmatch(entry.name) is not None
+        loaded = re.fullmatch(LOADED_FOLDERS, entry.name) is not None
         if loaded and entry.is_dir(follow_symlinks=False):
             found += _below(Path(entry.path))
-        elif loaded if entry.is_dir() else not HARMLESS.fullmatch(entry.name):
+        elif loaded if entry.is_dir() else not re.fullmatch(HARMLESS, entry.name):
             found.append(entry.name)
     return found
 
 
 def _below(folder: Path) -> list[str]:
-    return [f"{folder.name}/{entry.name}" for entry in _entries(folder) if not HARMLESS.fullmatch(entry.name)]
+    return [f"{folder.name}/{entry.name}" for entry in _entries(folder) if not re.fullmatch(HARMLESS, entry.name)]
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

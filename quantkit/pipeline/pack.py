@@ -34,7 +34,6 @@ from quantkit.pipeline.outputs import (
 from quantkit.plan.base import Plan
 from quantkit.plan.sizes import size_report
 from quantkit.quality.checks.base import Verification
-from quantkit.quality.checks.structure import check_part
 from quantkit.report.manifest import Manifest, manifest_path, parse_manifest
 from quantkit.report.records import FileRecord, TensorRecord
 from quantkit.report.sealed import MAX_RECORD_BYTES, MAX_RECORD_VALUES, SEALS, SealedRecord, own_seal
@@ -135,6 +134,8 @@ def publish(
     one, and with `force` every file that it alone lists, goes just before the first rename: no record ever describes
     other bytes, and no folder holds files of two artifacts.
     """
+    from quantkit.quality.checks.structure import check_part  # once there is something to check
+
     settled: list[R] = []
 
     def check(part: Path) -> None:

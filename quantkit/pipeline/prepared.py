@@ -12,7 +12,6 @@ from quantkit.events import Sink, Warned
 from quantkit.families.model import Model
 from quantkit.filling.hashing import SourceHasher
 from quantkit.plan.base import Plan
-from quantkit.quality.reference import Reference
 from quantkit.recipes.recipe import Recipe
 from quantkit.records import record
 from quantkit.source import Checkpoint
@@ -21,6 +20,7 @@ from quantkit.source.identity import Origin
 if TYPE_CHECKING:
     from quantkit.calibration.inputs import Inputs
     from quantkit.evaluation.source_run import SourceRun
+    from quantkit.quality.reference import Reference
 
 
 @record
@@ -73,11 +73,15 @@ class Prepared:
     @cached_property
     def reference(self) -> Reference:
         """The source with what was found out about it: for all artifacts."""
+        from quantkit.quality.reference import Reference  # for what checks, here and below
+
         assert self.model is not None
         return Reference(self.checkpoint, self.model)
 
     def reference_of(self, plan: Plan) -> Reference:
         """The same for what a plan of a GGUF file makes: the model, or its encoder."""
+        from quantkit.quality.reference import Reference
+
         return Reference(self.checkpoint, self.encoder) if plan.is_encoder and self.encoder else self.reference
 
     def reading(self, plan: Plan) -> Prepared:

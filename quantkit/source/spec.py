@@ -14,16 +14,16 @@ from quantkit.untrusted import shown
 PREFIX = "hf://"
 HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}"
-REPO = re.compile(rf"{NAME}/{NAME}")
+REPO = rf"{NAME}/{NAME}"
 REVISION = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}"
 FILE = r"(?:[A-Za-z0-9_(][^/\0]{0,249}/){0,8}[A-Za-z0-9_(][^/\0]{0,249}\.gguf"
 # The Hub refuses "--" and ".." in names of repositories, and its cache relies on it.
-WHOLE = re.compile(rf"(?![^@]*(?:--|\.\.))(?P<repo>{NAME}/{NAME})(?:@(?P<revision>{REVISION}))?")
-ONE_FILE = re.compile(
+WHOLE = rf"(?![^@]*(?:--|\.\.))(?P<repo>{NAME}/{NAME})(?:@(?P<revision>{REVISION}))?"
+ONE_FILE = (
     rf"(?P<repo>{NAME}/{NAME})(?:@(?P<before>refs/[a-z]+/[A-Za-z0-9._-]+|[A-Za-z0-9][A-Za-z0-9._-]*))?"
     rf"/(?P<file>{FILE})(?:@(?P<after>{REVISION}))?"
 )
-WITH_COLON = re.compile(rf"(?P<repo>{NAME}/{NAME})(?:@(?P<revision>{REVISION}))?:(?P<file>{FILE})")
+WITH_COLON = rf"(?P<repo>{NAME}/{NAME})(?:@(?P<revision>{REVISION}))?:(?P<file>{FILE})"
 VIEWS = ("tree", "blob", "resolve", "raw", "commit")
 NO_MODELS = ("datasets", "spaces", "collections", "docs", "papers", "blog", "settings")
 HINT = "write hf://org/name, hf://org/name@revision, or hf://org/name@revision:FILE.gguf"
@@ -55,14 +55,14 @@ def parse_hub(spec: str) -> HubModel | None:
         return _address(f"https://{bare}")
     if spec.startswith(PREFIX) and bare.startswith(("datasets/", "spaces/")) and bare.count("/") > 1:
         raise _no_model(bare.partition("/")[0], "name")
-    colon = WITH_COLON.fullmatch(bare)
+    colon = re.fullmatch(WITH_COLON, bare)
     if colon is not None:
         return _checked(HubModel(colon["repo"], colon["revision"], colon["file"]))
     _require_gguf(spec, bare)
-    one = ONE_FILE.fullmatch(bare)
+    one = re.fullmatch(ONE_FILE, bare)
     if one is not None:
         return _checked(HubModel(one["repo"], one["before"] or one["after"], one["file"]))
-    whole = WHOLE.fullmatch(bare)
+    whole = re.fullmatch(WHOLE, bare)
     return None if whole is None else _checked(HubModel(whole["repo"], whole["revision"]))
 
 
@@ -80,14 +80,14 @@ def _no_model(kind: str, what: str) -> UsageError:
 def _require_gguf(spec: str, bare: str) -> None:
     """Raise UsageError for a file of a repository, behind a colon, that is none of weights to read."""
     repo, colon, file = bare.partition(":")
-    if spec.startswith(PREFIX) and colon and WHOLE.fullmatch(repo):
+    if spec.startswith(PREFIX) and colon and re.fullmatch(WHOLE, repo):
         what = f'"{shown(file)}" is no name of a GGUF file' if file else "no file is named behind the colon"
         raise UsageError(f"{shown(spec)}: {what}", hint=f"a checkpoint is read whole: {PREFIX}{shown(repo)}")
 
 
 def _checked(model: HubModel) -> HubModel | None:
     """`model`, None where one of its parts is no name: each becomes a part of a path or an address."""
-    repo_ok = REPO.fullmatch(model.repo) and "--" not in model.repo and ".." not in model.repo
+    repo_ok = re.fullmatch(REPO, model.repo) and "--" not in model.repo and ".." not in model.repo
     revision_ok = model.revision is None or (re.fullmatch(REVISION, model.revision) and ".." not in model.revision)
     file_ok = model.file is None or (re.fullmatch(FILE, model.file) and ".." not in model.file.split("/"))
     return model if repo_ok and revision_ok and file_ok else None

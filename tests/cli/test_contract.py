@@ -88,6 +88,7 @@ UNUSED = {
     "quantkit.formats.containers.base", "quantkit.qtypes.schemes.base", "quantkit.quality.made_checkpoint",
     "quantkit.tokenizer.unigram", "quantkit.tokenizer.wordpiece", "quantkit.tokenizer.stand_ins",
     "quantkit.formats.gguf.imatrix", "quantkit.pipeline.record_checks", "quantkit.cli.commands.plan",
+    "quantkit.pipeline.difference",
 }  # fmt: skip
 COMPILER = {"numba", "llvmlite", "email"}
 
@@ -110,6 +111,34 @@ def test_a_conversion_imports_nothing_that_it_has_no_use_for(recipe: str, unused
         assert quantkit(*arguments[:-3], "-o", tmp_path / "first").status == 0
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "0 set()"
+
+
+CHECKING = {
+    "gguf", "quantkit.pipeline.verify", "quantkit.quality.check", "quantkit.quality.reference",
+    "quantkit.quality.checks.numbers", "quantkit.quality.checks.tokenizer", "quantkit.tokenizer.check",
+    "quantkit.tokenizer.own", "quantkit.tokenizer.rebuilt",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("checked", [False, True])
+def test_what_checks_is_imported_by_the_thread_that_checks(checked: bool, tmp_path: Path) -> None:
+    """While others read files back: a conversion begins without it."""
+    verify = [] if checked else ["--no-verify"]
+    arguments = ["convert", str(TINY), "--to", "bf16", "-o", str(tmp_path), "--quiet", *verify]
+    code = (
+        "import builtins, sys, threading\n"
+        "found, load = set(), builtins.__import__\n"
+        "def seen(name, *others, **named):\n"
+        "    if name not in sys.modules and threading.current_thread() is threading.main_thread():\n"
+        "        found.add(name)\n"
+        "    return load(name, *others, **named)\n"
+        "builtins.__import__ = seen\n"
+        "from quantkit.cli.main import main\n"
+        f"status = main({arguments!r})\n"
+        f"print(status, sorted(found & {CHECKING}), {CHECKING} <= {{*sys.modules}})\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == f"0 [] {checked}"
 
 
 def test_only_the_command_that_is_asked_for_is_made() -> None:

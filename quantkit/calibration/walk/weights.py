@@ -205,7 +205,7 @@ def _piece(parameter: str, shape: torch.Size, held: Held) -> Rows | None:
 def _stacked(parameter: str, shape: torch.Size, held: Held) -> Rows | None:
     """An expert's matrix inside a stack (experts, rows, cols), or (experts, cols, rows), or its bias in (experts,
     rows); gate and up share one, gate first, if there is a gate."""
-    match = EXPERT_MATRIX.fullmatch(parameter)
+    match = re.fullmatch(EXPERT_MATRIX, parameter)
     if match is None:
         return None
     module, number, which = match[1], int(match[2]), match[3]
