@@ -10,12 +10,13 @@ many are made gets those after all. What `dataclass` itself would note of a clas
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from copy import copy
-from dataclasses import MISSING, Field, FrozenInstanceError, dataclass, field, fields, make_dataclass
-from functools import cached_property, partial
+from dataclasses import MISSING, Field, FrozenInstanceError, field, fields, make_dataclass, replace
+from functools import cache, cached_property, partial
 from reprlib import recursive_repr
 from threading import RLock
+from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform, get_origin, overload
 
 if TYPE_CHECKING:
@@ -32,31 +33,56 @@ _noting = RLock()  # records are made by several threads
 def _is_for_the_class(annotation: Any) -> bool:
     """Whether an attribute is the class's, and no field."""
     if isinstance(annotation, str):
-        return annotation.startswith(("ClassVar", "typing.ClassVar"))
+        return annotation.partition("[")[0].strip().rpartition(".")[2] == "ClassVar"
     return annotation is ClassVar or get_origin(annotation) is ClassVar
 
 
-def _fields(cls: Any, kw_only: bool) -> list[Field[Any]]:
-    """The fields of a class and of those that it inherits from, as `dataclass` finds them; what stands for a default in
-    its text is not left to stand in the class. Raises ValueError where all records would share a default that can be
-    changed."""
+def _annotations(cls: Any) -> Mapping[str, Any]:
+    """What a class says of its attributes; from Python 3.14 on, names that do not exist yet may be among it."""
+    try:
+        return cls.__annotations__  # type: ignore[no-any-return]
+    except NameError:
+        from annotationlib import Format, get_annotations  # type: ignore[import-not-found, unused-ignore]
+
+        return get_annotations(cls, format=Format.FORWARDREF)  # type: ignore[no-any-return]
+
+
+def _inherited(cls: Any) -> dict[str, Field[Any]]:
+    """The fields of the classes that a class inherits from. Raises TypeError for one whose attributes can be set."""
     found: dict[str, Field[Any]] = {}
     for base in reversed(cls.__mro__[1:]):
         if "__record__" in base.__dict__:
             found |= {f.name: f for f in base.__record__.fields}
         elif "__dataclass_fields__" in base.__dict__:
+            if not base.__dataclass_params__.frozen:
+                raise TypeError(f"{cls.__name__} cannot inherit from {base.__name__}, which can be changed")
             found |= {f.name: f for f in fields(base)}
-    given = cls.__dict__
-    for name, annotation in cls.__annotations__.items():
+    return found
+
+
+def _own(cls: Any, name: str) -> Any:
+    """What the text of a class says of an attribute; a field does not stay in the place of its default."""
+    said: Any = getattr(cls, name, MISSING)
+    if not isinstance(said, Field):
+        return field(default=MISSING if isinstance(said, MemberDescriptorType) else said)  # of a slot
+    if said.default is MISSING:
+        delattr(cls, name)
+    else:
+        setattr(cls, name, said.default)
+    return said
+
+
+def _fields(cls: Any, kw_only: bool) -> list[Field[Any]]:
+    """The fields of a class and of those that it inherits from, as `dataclass` finds them.
+
+    Raises ValueError where all records would share a default that can be changed, TypeError for a field without an
+    annotation and for a base whose attributes can be set.
+    """
+    found, annotations = _inherited(cls), _annotations(cls)
+    for name, annotation in annotations.items():
+        one: Field[Any] = _own(cls, name)
         if _is_for_the_class(annotation):
             continue
-        one = given.get(name, MISSING)
-        if not isinstance(one, Field):
-            one = field(default=one)
-        elif one.default is MISSING:
-            delattr(cls, name)
-        else:
-            setattr(cls, name, one.default)
         if type(one.default).__hash__ is None:
             raise ValueError(
                 f"mutable default {type(one.default)} for field {name} is not allowed: use default_factory"
@@ -65,20 +91,36 @@ def _fields(cls: Any, kw_only: bool) -> list[Field[Any]]:
         if one.kw_only is MISSING:
             one.kw_only = kw_only
         found[name] = one
+    for name, said in cls.__dict__.items():
+        if isinstance(said, Field) and name not in annotations:
+            raise TypeError(f"{cls.__name__}: {name!r} is a field and has no type annotation")
     return list(found.values())
+
+
+def _with_slots(cls: Any, names: list[str]) -> Any:
+    """The same class without a `__dict__`: another one, since slots are made with a class. Defaults are no attributes
+    of it, which would be in the place of slots."""
+    taken = {name for base in cls.__mro__[1:] for name in base.__dict__.get("__slots__", ())}
+    left = {name: one for name, one in cls.__dict__.items() if name not in (*names, "__dict__", "__weakref__")}
+    slots = tuple(name for name in names if name not in taken)
+    made = type(cls)(cls.__name__, cls.__bases__, {**left, "__slots__": slots})
+    made.__qualname__ = cls.__qualname__
+    return made
 
 
 class _Form:
     """What the methods of a class need of its fields, by their names and in their order."""
 
-    def __init__(self, cls: Any, every: list[Field[Any]]) -> None:
-        self.cls, self.fields, self.left = cls, every, MANY
+    def __init__(self, cls: Any, every: list[Field[Any]], *, eq: bool, slots: bool) -> None:
+        self.cls, self.fields, self.eq, self.left = cls, every, eq, MANY
         self.init: Callable[..., None] | None = None  # the class's, unless it has one in its text
         given = [f for f in every if f.init]
         self.names = tuple(f.name for f in every)
         self.positional = tuple(f.name for f in given if not f.kw_only)
         self.defaults = {f.name: f.default for f in given if f.default is not MISSING}
         self.factories = {f.name: f.default_factory for f in every if f.default_factory is not MISSING}
+        # what no call can give and is no attribute of the class
+        self.constants = {f.name: f.default for f in every if slots and not f.init and f.default is not MISSING}
         ordered = [name in self.defaults or name in self.factories for name in self.positional]
         if ordered != sorted(ordered):
             late = self.positional[ordered.index(False, ordered.index(True))]
@@ -123,7 +165,7 @@ class _Form:
             raise TypeError(f"{name}() has no argument {min(named.keys() - self.given)!r}")
         if not values.keys().isdisjoint(named):
             raise TypeError(f"{name}() was given {min(values.keys() & named.keys())!r} twice")
-        values = {**self.defaults, **values, **named}
+        values = {**self.constants, **self.defaults, **values, **named}
         for field_name, factory in self.factories.items():
             if field_name not in values:
                 values[field_name] = factory()
@@ -151,32 +193,39 @@ class _Signature:
 
 
 class _Noted:
-    """What `dataclass` notes of a class, under a name of its own: noted where somebody asks for it."""
+    """What `dataclass` notes of the fields of a class: noted where somebody asks for it."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __get__(self, instance: object, owner: type) -> Any:
+    def __get__(self, instance: object, owner: type) -> Mapping[str, Field[Any]]:
         form: _Form = owner.__record__  # type: ignore[attr-defined]
         with _noting:
-            if form.cls.__dict__[self.name] is self:
+            if form.cls.__dict__["__dataclass_fields__"] is self:
                 every = [(f.name, f.type, copy(f)) for f in form.fields]
                 text = {"__doc__": "fields"}  # else `dataclass` works a signature out for it
-                made = make_dataclass(
-                    form.cls.__name__, every, namespace=text, init=False, repr=False, eq=False, frozen=True
-                )
-                for noted in NOTED:
-                    setattr(form.cls, noted.name, made.__dict__[noted.name])
-        return form.cls.__dict__[self.name]
+                made = make_dataclass(form.cls.__name__, every, namespace=text, init=False, repr=False, eq=False)
+                form.cls.__dataclass_fields__ = made.__dict__["__dataclass_fields__"]
+        return form.cls.__dict__["__dataclass_fields__"]  # type: ignore[no-any-return]
 
 
-NOTED = (_Noted("__dataclass_fields__"), _Noted("__dataclass_params__"))
+@cache
+def _parameters(eq: bool) -> Any:
+    """What `dataclass` notes of what it was asked for."""
+    return make_dataclass("record", [], frozen=True, eq=eq).__dict__["__dataclass_params__"]
+
+
+class _Asked:
+    """`_parameters` of a class, for those that inherit from it."""
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        return _parameters(owner.__record__.eq)  # type: ignore[attr-defined]
+
+
+FIELDS, PARAMETERS, SIGNATURE = _Noted(), _Asked(), _Signature()
 
 
 def _compile(form: _Form) -> None:
     """Give a class methods of its own, as `dataclass` writes them, in place of the shared ones that it has."""
     form.left = sys.maxsize
-    called: dict[str, Any] = {"__set__": _set, "__unset__": object()}
+    called: dict[str, Any] = {"__name__": form.cls.__module__, "__set__": _set, "__unset__": object()}
     arguments, lines, named_alone = ["__self__"], [], False
     for f in form.ordered:
         if f.kw_only and not named_alone:
@@ -191,7 +240,9 @@ def _compile(form: _Form) -> None:
         if f.name in form.factories:
             called[f"__of_{f.name}__"] = form.factories[f.name]
             value = f"__of_{f.name}__() if {f.name} is __unset__ else {f.name}" if f.init else f"__of_{f.name}__()"
-        if f.init or f.name in form.factories:
+        elif f.name in form.constants:
+            called[f"__of_{f.name}__"], value = form.constants[f.name], f"__of_{f.name}__"
+        if f.init or f.name in form.factories or f.name in form.constants:
             lines.append(f"__set__(__self__, {f.name!r}, {value})")
     if form.completed:
         lines.append("__self__.__post_init__()")
@@ -218,7 +269,8 @@ def _compile(form: _Form) -> None:
     for name in wanted:
         called[name].__qualname__ = f"{form.cls.__qualname__}.{name}"
         setattr(form.cls, name, called[name])
-    form.init = form.cls.__init__ if "__init__" in wanted else form.init
+    if "__init__" in wanted:  # else another thread was here before
+        form.init = called["__init__"]
 
 
 def _init(self: Any, /, *args: Any, **named: Any) -> None:
@@ -270,25 +322,26 @@ def _delattr(self: Any, name: str) -> None:
     raise FrozenInstanceError(f"cannot delete field {name!r}")
 
 
+def _replace(self: Any, /, **changes: Any) -> Any:
+    return replace(self, **changes)
+
+
+METHODS = {
+    "__init__": _init, "__setattr__": _setattr, "__delattr__": _delattr, "__repr__": _repr, "__replace__": _replace,
+    "__dataclass_fields__": FIELDS, "__dataclass_params__": PARAMETERS, "__signature__": SIGNATURE,
+}  # fmt: skip
+COMPARED = {"__eq__": _eq, "__hash__": _hash}
+STATE = {"__getstate__": _getstate, "__setstate__": _setstate}  # copies are not made by setting attributes
+
+
 def _made(cls: Any, *, eq: bool, kw_only: bool, slots: bool) -> Any:
     own = set(cls.__dict__)
-    if slots:  # another class, which the standard library makes
-        cls = dataclass(init=False, repr=False, eq=False, kw_only=kw_only, slots=True)(cls)
-        every = list(fields(cls))
-    else:
-        every = _fields(cls, kw_only)
-        for noted in NOTED:
-            setattr(cls, noted.name, noted)
-    form = cls.__record__ = _Form(cls, every)
-    form.init = None if "__init__" in own else _init
-    methods: dict[str, Any] = {
-        "__init__": _init, "__setattr__": _setattr, "__delattr__": _delattr, "__repr__": _repr,
-        "__match_args__": form.positional, "__signature__": _Signature(),
-    }  # fmt: skip
-    if eq:
-        methods |= {"__eq__": _eq, "__hash__": _hash}
+    every = _fields(cls, kw_only)
     if slots:
-        methods |= {"__getstate__": _getstate, "__setstate__": _setstate}  # copies are not made by setting attributes
+        cls = _with_slots(cls, [f.name for f in every])
+    form = cls.__record__ = _Form(cls, every, eq=eq, slots=slots)
+    form.init = None if "__init__" in own else _init
+    methods = METHODS | (COMPARED if eq else {}) | (STATE if slots else {}) | {"__match_args__": form.positional}
     for name, method in methods.items():
         if name not in own:
             setattr(cls, name, method)

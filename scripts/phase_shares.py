@@ -33,7 +33,7 @@ PHASES = {
         "quantkit.quality.check:check_structure",
         "quantkit.quality.check:check_tokenizer",
         "quantkit.quality.checks.numbers:_tensor_error",
-        "quantkit.pipeline.pack:check_part",
+        "quantkit.quality.checks.structure:check_part",
     ],
 }
 spent: defaultdict[str, float] = defaultdict(float)

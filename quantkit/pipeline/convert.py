@@ -29,7 +29,7 @@ from quantkit.machine import core_count, worker_pool
 from quantkit.pipeline.guard import guard, require_guarded, require_unbound
 from quantkit.pipeline.layout import laid_out
 from quantkit.pipeline.looks import engine_of, look, reading_once
-from quantkit.pipeline.optional import gating_of, require_engine, require_gates, require_texts, write_texts
+from quantkit.pipeline.optional import gating_of, require_engine_of, require_gates, require_texts, write_texts
 from quantkit.pipeline.output import GATES, Output
 from quantkit.pipeline.outputs import (
     Artifact,
@@ -99,7 +99,7 @@ def convert(
     Of several recipes each has its own fate: when one fails the others are made, and BatchError says which. A `hasher`
     that has begun with the source goes on, and is closed at the end.
     """
-    require_engine(output)
+    require_engine_of(output)
     recipes = load_recipes(request.recipes)
     require_checkable(output.engine, recipes, output.verify)
     gates = require_gates(request, output)

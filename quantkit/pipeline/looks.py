@@ -34,7 +34,7 @@ def look(
     """Look at finished files, published or not, as `quantkit verify` does; `layers` is what methods noted of each."""
     if not output.verify:
         return NOTHING
-    from quantkit.pipeline.verify import verify_parts  # a thread of its own looks, beside others' work
+    from quantkit.pipeline.verify import verify_parts  # in convert by a thread of its own, beside others' work
 
     against, options = _compared(prepared, plan, output, layers)
     return verify_parts(paths, plan, against, options, prepared.source_run if options.engine else None, emit)

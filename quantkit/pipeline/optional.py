@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from quantkit.pipeline.gating import Gating
 
 
-def require_engine(output: Output) -> None:
+def require_engine_of(output: Output) -> None:
     """Raise UsageError and UnsupportedError, before any work, for an engine that checks cannot ask."""
     if output.engine is not None:
         from quantkit.pipeline.verify import require_checked
