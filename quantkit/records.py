@@ -4,7 +4,8 @@
 time for each, which two hundred classes made a seventh of the start of a conversion. A record is such a data class, and
 `fields`, `replace`, `asdict` and `is_dataclass` know it as one, but its methods are functions of this module, which
 read what a class says of its fields. They take some microseconds where compiled ones take one, so that a class of which
-many are made gets those after all. What `dataclass` itself would note of a class is noted where somebody asks for it.
+many are made or compared gets those after all. What `dataclass` itself would note of a class is noted where somebody
+asks for it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MANY = 100  # records of a class: making them has taken as long by then as compiling methods does
+MANY = 100  # records made, compared and hashed of a class: that has taken as long by then as compiling methods does
 
 _set = object.__setattr__
 _noting = RLock()  # records are made by several threads
@@ -273,11 +274,16 @@ def _compile(form: _Form) -> None:
         form.init = called["__init__"]
 
 
+def _use(form: _Form) -> None:
+    """Count the uses of methods that all share, by many threads perhaps."""
+    form.left -= 1
+    if form.left <= 0:
+        _compile(form)
+
+
 def _init(self: Any, /, *args: Any, **named: Any) -> None:
     form: _Form = self.__record__
-    form.left -= 1
-    if form.left <= 0:  # several threads may count at once
-        _compile(form)
+    _use(form)
     if named or len(args) != form.all:
         values: Iterable[tuple[str, Any]] = form.values(type(self).__name__, args, named).items()
     else:
@@ -295,6 +301,7 @@ def _repr(self: Any) -> str:
 
 
 def _eq(self: Any, other: Any) -> Any:
+    _use(self.__record__)
     if other.__class__ is not self.__class__:
         return NotImplemented
     names = self.__record__.compared
@@ -302,7 +309,9 @@ def _eq(self: Any, other: Any) -> Any:
 
 
 def _hash(self: Any) -> int:
-    return hash(tuple(getattr(self, name) for name in type(self).__record__.hashed))
+    form: _Form = self.__record__
+    _use(form)
+    return hash(tuple(getattr(self, name) for name in form.hashed))
 
 
 def _getstate(self: Any) -> list[Any]:

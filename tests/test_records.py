@@ -473,6 +473,15 @@ def test_classes_of_which_many_are_made_get_methods_of_their_own() -> None:
     assert repr(compiled[3](1)) == "own"
 
 
+@pytest.mark.parametrize("use", [hash, lambda one: one == one])  # noqa: PLR0124
+def test_a_class_of_which_few_are_compared_often_gets_them_too(use: Callable[[Any], Any]) -> None:
+    made = family("record")[2]
+    one = made(first=1)
+    for _ in range(records.MANY):
+        use(one)
+    assert vars(made)["__eq__"] is not vars(family("record")[2])["__eq__"]
+
+
 def test_methods_that_a_class_has_itself_are_not_replaced() -> None:
     @record
     class Sized:

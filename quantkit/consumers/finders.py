@@ -54,6 +54,8 @@ def layers(formats: frozenset[str], test: Callable[[Traits], bool] = lambda trai
     """An objection to the first layer that is stored so."""
 
     def find(subject: Subject, tp: int) -> Found | None:
+        if subject.formats.isdisjoint(formats):
+            return None
         return next((Found(m) for m in subject.modules if m.stored_as(formats) and test(m.traits)), None)
 
     return find
@@ -63,6 +65,8 @@ def experts(formats: frozenset[str], test: Callable[[Traits], bool] = lambda tra
     """An objection to the first expert that is stored so."""
 
     def find(subject: Subject, tp: int) -> Found | None:
+        if subject.formats.isdisjoint(formats):
+            return None
         found = (m for m in subject.modules if EXPERTS in m.name and m.stored_as(formats))
         return next((Found(m) for m in found if test(m.traits)), None)
 
@@ -87,7 +91,7 @@ def _kept_expert(subject: Subject) -> Found | None:
 
 def float_experts(subject: Subject, tp: int) -> Found | None:
     """An objection to experts that stay floats where other layers are rounded by bitsandbytes."""
-    if not any(module.stored_as(BITSANDBYTES) for module in subject.modules):
+    if subject.formats.isdisjoint(BITSANDBYTES):
         return None
     return _kept_expert(subject) or (Found() if subject.architecture in WHOLE_STACKS else None)
 

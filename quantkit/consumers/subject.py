@@ -62,6 +62,11 @@ class Subject:
         return frozenset(m.layout for m in self.modules if m.layout is not None)
 
     @cached_property
+    def formats(self) -> frozenset[str]:
+        """What configurations call the ways in which its layers are stored."""
+        return frozenset(m.traits.format for m in self.modules)
+
+    @cached_property
     def fused(self) -> tuple[tuple[Module, ...], ...]:
         """Groups of at least two layers that engines fuse, floats included: all experts of a block are one."""
         groups: dict[tuple[str, int], list[Module]] = {}
