@@ -473,7 +473,7 @@ def test_classes_of_which_many_are_made_get_methods_of_their_own() -> None:
     assert repr(compiled[3](1)) == "own"
 
 
-@pytest.mark.parametrize("use", [hash, lambda one: one == one])  # noqa: PLR0124
+@pytest.mark.parametrize("use", [hash, lambda one: one == one])
 def test_a_class_of_which_few_are_compared_often_gets_them_too(use: Callable[[Any], Any]) -> None:
     made = family("record")[2]
     one = made(first=1)
