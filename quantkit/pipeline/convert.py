@@ -29,7 +29,7 @@ from quantkit.machine import core_count, worker_pool
 from quantkit.pipeline.guard import guard, require_guarded, require_unbound
 from quantkit.pipeline.layout import laid_out
 from quantkit.pipeline.looks import engine_of, look, reading_once
-from quantkit.pipeline.optional import gating_of, require_engine_of, require_gates, require_texts, write_texts
+from quantkit.pipeline.optional import differs, gating_of, require_engine_of, require_gates, require_texts, write_texts
 from quantkit.pipeline.output import GATES, Output
 from quantkit.pipeline.outputs import (
     Artifact,
@@ -169,18 +169,12 @@ def require_all(prepared: Prepared, failed: Mapping[int, QuantkitError], built: 
         raise BatchError(failures, built)
 
 
-def _difference(older: Manifest | None, plan: Plan, prepared: Prepared) -> str:
-    from quantkit.pipeline.difference import difference  # for what is there and stays alone
-
-    return difference(older, plan, prepared)
-
-
 def _open(prepared: Prepared, plan: Plan, targets: Sequence[Path], output: Output) -> Job:
     """The job of an artifact, opened when nothing is in its way. Raises ExistsError where something is."""
     folder, older = job_folder(targets[0], prepared.job_digest(plan)), older_manifest(targets)
     again = output.paranoid and already_built(older, targets, plan.digest, lambda: prepared.origin.files)
     if not os.path.lexists(folder) and not again:  # else the job knows what an earlier run has published
-        refuse_existing(targets, output.force, older, partial(_difference, older, plan, prepared))
+        refuse_existing(targets, output.force, older, lambda: differs(older, plan, prepared))
     job = open_plan_job(prepared, plan, folder, fresh=output.paranoid)
     try:
         refuse_strangers(

@@ -1,4 +1,5 @@
-"""Steps of convert that only some runs take, and import only then: engines, gates, model cards, Modelfiles."""
+"""Steps of convert that only some runs take, and import only then: engines, gates, model cards, Modelfiles, words for
+what is in the way."""
 
 from __future__ import annotations
 
@@ -15,6 +16,8 @@ from quantkit.pipeline.request import Request
 if TYPE_CHECKING:
     from quantkit.evaluation.gates import Gate
     from quantkit.pipeline.gating import Gating
+    from quantkit.plan.base import Plan
+    from quantkit.report.manifest import Manifest
 
 
 def require_engine_of(output: Output) -> None:
@@ -34,6 +37,13 @@ def require_gates(request: Request, output: Output) -> tuple[Gate, ...]:
     gates = require_gateable(output.gates, output.eval_data, request.calib)
     require_installed("--gate", RUN_MODELS, key="gate")
     return gates
+
+
+def differs(older: Manifest | None, plan: Plan, prepared: Prepared) -> str:
+    """What tells the artifact that is in the way from the one that is planned."""
+    from quantkit.pipeline.difference import difference
+
+    return difference(older, plan, prepared)
 
 
 def gating_of(gates: tuple[Gate, ...], request: Request, prepared: Prepared, output: Output) -> Gating | None:
