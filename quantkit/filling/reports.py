@@ -31,6 +31,8 @@ def facts_of(method: str, reports: Sequence[Report]) -> Facts:
     for key, value in (("loss", losses), ("rounding_loss", rounding)):
         if len(value) == len(reports):
             facts[key] = sum(value)
+    if any(report.fed for report in reports):
+        facts["rows_fed"] = True
     if damping:
         facts["damping"] = max(damping)
     if len(reports) > 1:

@@ -95,7 +95,8 @@ def round_block(
     for stage in _stages(block, plan):
         needs_hessian = clipping or any(base.get(plan[name].method).needs_hessian for name in stage)
         read = list(dict.fromkeys(_linear(plan, key) for key in stage))
-        statistics = block.statistics(read, hessian=needs_hessian)
+        outputs = any(base.get(plan[name].method).feeds_rows for name in stage)
+        statistics = block.statistics(read, hessian=needs_hessian, outputs=outputs)
         work = _Stage(block, plan, run, statistics, mean_hessian(statistics, read), clipping)
         rounded = work.round(stage)
         put_values(block, {(plan[key].share or whole(block, key)): one.quantized for key, one in rounded.items()})
@@ -198,7 +199,9 @@ class _Stage:
             share = rounding.share or whole(self.block, name)
             weight = self.block.weight(share.linear).cpu().numpy()[share.start : share.stop]
             weighed = importance_of(sums) if rounding.scheme.traits.weighed else None
-            layer = Layer(name, weight, hessian, weighed)
+            given = self.statistics.outputs.get(share.linear)
+            outputs = given.blocks(share.start, share.stop) if given is not None else ()
+            layer = Layer(name, weight, hessian, weighed, outputs=outputs)
             method = base.get(rounding.method)
             feeds = rounding.scheme.target(sums.cols).feeds
             if method.encodes or (method.needs_hessian and (hessian is None or not feeds)):

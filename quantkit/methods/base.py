@@ -33,7 +33,9 @@ class Layer:
 
     `hessian` is X^T X (cols, cols) in float32 or float64, times any positive constant; a token may count more than once
     in it (`calibration.walk.reach`). `importance` is float32 (cols,), for methods that need no more. `prepared` is what
-    `Method.prepare` has made of the Hessian, so that layers that read the same inputs share it. `name` is for messages.
+    `Method.prepare` has made of the Hessian, so that layers that read the same inputs share it. `outputs` are blocks on
+    the diagonal of G = sum of g g^T, g the gradients at what the layer gives, each float32 symmetric, together as many
+    rows as the weight; none where G is not known, or says nothing. `name` is for messages.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Layer:
     hessian: Tensor | None = None
     importance: F32 | None = None
     prepared: Prepared | None = None
+    outputs: tuple[Tensor, ...] = ()
 
 
 class Seen(StrEnum):
@@ -62,11 +65,12 @@ class Seen(StrEnum):
 class Report:
     """What a method did, for the manifest.
 
-    `loss` is trace(E H E^T) of the errors E, H with its damping. `rounding_loss` is the same for rounding to nearest
-    on the grid of the plain fit. Both are None without a Hessian. `damping` is what was used, `tried` what failed
-    before; `dead` counts columns whose input is always zero, which are rounded to nearest. `flips` counts codes that
-    coordinate descent changed. `seen` says what the statistics are of, `tokens` how many the layer read itself.
-    `encoded` says that the target's own encoder rounded it, as it does what a method cannot.
+    `loss` is trace(E H E^T) of the errors E, H with its damping; trace(G E H E^T), G of mean diagonal one with its own,
+    where rows are `fed` back, too. `rounding_loss` is the same for rounding to nearest on the grid of the plain fit.
+    Both are None without a Hessian. `damping` is what was used, `tried` what failed before; `dead` counts columns whose
+    input is always zero, which are rounded to nearest. `flips` counts codes that coordinate descent changed. `seen`
+    says what the statistics are of, `tokens` how many the layer read itself. `encoded` says that the target's own
+    encoder rounded it, as it does what a method cannot.
     """
 
     loss: float | None = None
@@ -78,6 +82,7 @@ class Report:
     seen: Seen = Seen.OWN
     tokens: int | None = None
     encoded: bool = False
+    fed: bool = False
 
 
 @record
@@ -107,6 +112,7 @@ class Rounded:
 class Method:
     """How codes are chosen. `needs_hessian` says whether it works without one; `encodes` that it rounds as the target's
     own encoder does, whose bytes files then hold. Both are written as plain words in METHOD: plans read them there.
+    `feeds_rows` says that it knows what to do with `Layer.outputs`.
 
     quantize(layer, target, settings, run) -> Rounded. prepare(layer, target, settings, run) -> what depends on the
     layer's Hessian and the target's span alone, for the `prepared` of this layer and others with the same inputs,
@@ -119,6 +125,7 @@ class Method:
     needs_hessian: bool = False
     prepare: Callable[[Layer, Target, Settings, Run], Prepared] | None = None
     encodes: bool = False
+    feeds_rows: bool = False
 
 
 def require_weight(layer: Layer, target: Target) -> None:

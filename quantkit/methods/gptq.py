@@ -10,30 +10,31 @@ Differs from the reference implementation (IST-DASLab/gptq) in these points:
 - The scales inside a type's blocks are refitted to the codes (columns/refit.py), and the columns rounded once more on
   what that gives.
 - A row that plain rounding would serve better, or the encoder of its type, is rounded so: no row is ever worse.
+- Where it is known how errors of rows add up in what reads them, rows are fed back, too (columns/steps.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.methods.base import Indices, Layer, Method, Prepared, Report, Rounded, naming, require_weight
 from quantkit.methods.columns import factor
-from quantkit.methods.columns.descent import descend_slab
-from quantkit.methods.columns.grids import mapped
+from quantkit.methods.columns.descent import descend_slab, values_of
+from quantkit.methods.columns.grids import choose, mapped, rows_of
 from quantkit.methods.columns.order import columns
 from quantkit.methods.columns.pieces import pieces
-from quantkit.methods.columns.sweeps import (
-    ROWS,
-    Slab,
-    Sweep,
-    better_of,
-    nearest_slab,
-    round_slab,
-)
+from quantkit.methods.columns.steps import TASK, Block, RowOrder, row_order
+from quantkit.methods.columns.sweeps import ROWS, Slab, Sweep, better_of, mixed_errors, nearest_slab, round_slab
 from quantkit.methods.settings import Order, Run, Settings, single_threaded
+from quantkit.qtypes.base import Codes, Grid
 from quantkit.qtypes.target import Target
 from quantkit.records import record
 from quantkit.tensors import F32
@@ -47,6 +48,18 @@ class _Done:
 
     slab: Slab
     nearest_loss: F32
+    flips: int
+
+
+@record
+class _All:
+    """All rows: their codes and grid, what they cost and what rounding to nearest would, in units of the factored
+    matrix, and the codes that descent changed."""
+
+    codes: Codes
+    grid: Grid
+    loss: float
+    nearest_loss: float
     flips: int
 
 
@@ -69,10 +82,14 @@ def quantize(layer: Layer, target: Target, settings: Settings, run: Run) -> Roun
             damped=ready.damped,
             importance=_importance(layer, stored),
         )  # fmt: skip
+        # a grid of the whole matrix is not fitted anew to what becomes of its rows
+        order = row_order(layer.outputs, run, layer.name) if layer.outputs and target.span else None
+        if order is not None:
+            return _report(_in_steps(sweep, order, run), ready, fed=True)
         # few rows in two, so that a second thread has some
         rows = [slice(*piece) for piece in pieces(0, len(weight), ROWS if len(weight) > ROWS else ROWS // 2)]
         done = run(lambda part: _round(sweep, part), rows)
-    return _collect(done, sweep, ready)
+    return _report(_collected(done, sweep), ready)
 
 
 def prepare(layer: Layer, target: Target, settings: Settings, run: Run) -> Prepared:
@@ -119,18 +136,85 @@ def _descend(sweep: Sweep, slab: Slab, rows: slice) -> Slab:
     return slab
 
 
-def _collect(done: list[_Done], sweep: Sweep, ready: Prepared) -> Rounded:
-    grids = [one.slab.grid for one in done]
-    grid = mapped(grids, lambda *parts: np.concatenate(parts)) if sweep.target.span else sweep.whole
+def _in_steps(sweep: Sweep, order: RowOrder, run: Run) -> _All:
+    """Round rows a few at a time, and feed their errors to those that follow; a block of rows as the type's encoder
+    does, or to nearest, where that costs less."""
+    own = np.ascontiguousarray(sweep.weight[order.order])
+    fed = replace(sweep, weight=own.copy())
+    errors = np.zeros_like(own)
+    done: dict[int, _Done] = {}
+
+    def make_up(turn: tuple[Block, slice]) -> list[slice]:
+        block, step = turn
+        rows = slice(block.start + step.start, block.start + step.stop)
+        fed.weight[rows] += block.made_up(errors[block.rows], step)
+        return [slice(*piece) for piece in pieces(rows.start, rows.stop, TASK)]
+
+    for turn in order.turns():
+        tasks = [rows for each in run(make_up, turn) for rows in each]
+        for rows, one in zip(tasks, run(lambda rows: _round(fed, rows), tasks), strict=True):
+            done[rows.start] = one
+            errors[rows] = own[rows] - one.slab.values
+    found = _collected([done[start] for start in sorted(done)], sweep)
+    return _back(_cheaper(found, replace(sweep, weight=own), order.blocks, run), order.order)
+
+
+def _cheaper(found: _All, sweep: Sweep, blocks: Sequence[Block], run: Run) -> _All:
+    """Blocks as they were found, or each rounded as the type's encoder does where that costs less; with what that is.
+    Weights of the sweep are those that were asked for, in the order of the blocks."""
+
+    def costs(block: Block) -> tuple[float, float, Slab]:
+        nearest = nearest_slab(sweep, block.rows)
+        values = values_of(rows_of(found.grid, len(sweep.weight), block.rows), found.codes[block.rows])
+        fed, plain = (block.cost(mixed_errors(sweep.weight[block.rows] - v, sweep)) for v in (values, nearest.values))
+        return fed, plain, nearest
+
+    each = run(costs, blocks)
+    better = np.concatenate(
+        [np.full(len(one.gram), fed <= plain) for one, (fed, plain, _) in zip(blocks, each, strict=True)]
+    )
+    grid = mapped([nearest.grid for _, _, nearest in each], lambda *parts: np.concatenate(parts))
+    entries = len(grid.scale) // len(better)
+    codes = np.concatenate([nearest.codes for _, _, nearest in each])
+    return _All(
+        np.where(better[:, None], found.codes, codes),
+        choose(np.repeat(better, entries), found.grid, grid),
+        sum(min(fed, plain) for fed, plain, _ in each),
+        sum(plain for _, plain, _ in each),
+        found.flips,
+    )
+
+
+def _back(found: _All, order: Indices) -> _All:
+    """With rows in the order of the weight."""
+    back = np.argsort(order)
+
+    def placed(values: NDArray[Any]) -> NDArray[Any]:
+        return values.reshape(len(back), -1, *values.shape[1:])[back].reshape(values.shape)
+
+    return replace(found, codes=found.codes[back], grid=mapped([found.grid], placed))
+
+
+def _collected(done: list[_Done], sweep: Sweep) -> _All:
+    grid = (
+        mapped([one.slab.grid for one in done], lambda *parts: np.concatenate(parts))
+        if sweep.target.span
+        else sweep.whole
+    )
     assert grid is not None
-    found, order = ready.factor, ready.columns
     loss, nearest = (
-        float(np.concatenate(parts).sum(dtype=np.float64)) * found.scale
+        float(np.concatenate(parts).sum(dtype=np.float64))
         for parts in ([one.slab.loss for one in done], [one.nearest_loss for one in done])
     )
-    report = Report(loss, nearest, found.damping, found.tried[:-1], len(found.dead), sum(one.flips for one in done))
+    return _All(np.concatenate([one.slab.codes for one in done]), grid, loss, nearest, sum(one.flips for one in done))
+
+
+def _report(found: _All, ready: Prepared, *, fed: bool = False) -> Rounded:
+    known, order = ready.factor, ready.columns
+    loss, nearest = found.loss * known.scale, found.nearest_loss * known.scale
+    report = Report(loss, nearest, known.damping, known.tried[:-1], len(known.dead), found.flips, fed=fed)
     stored = order.stored.astype(np.int32) if order.permuted else None
-    return Rounded(np.concatenate([one.slab.codes for one in done]), grid, stored, report)
+    return Rounded(found.codes, found.grid, stored, report)
 
 
 def _hessian(layer: Layer, target: Target) -> Tensor:
@@ -147,4 +231,4 @@ def _hessian(layer: Layer, target: Target) -> Tensor:
     return layer.hessian
 
 
-METHOD = Method("gptq", quantize, needs_hessian=True, prepare=prepare)
+METHOD = Method("gptq", quantize, needs_hessian=True, prepare=prepare, feeds_rows=True)

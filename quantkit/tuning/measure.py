@@ -160,7 +160,8 @@ class _Rounding:
                 wanted.setdefault(share.linear, []).append((unit, share, len(shares)))
         if not wanted:
             return {}
-        statistics = block.statistics(list(wanted), hessian=self._task.plan.method is not None, final=True)
+        feedback = self._task.plan.method is not None
+        statistics = block.statistics(list(wanted), hessian=feedback, outputs=feedback, final=True)
         by_site: dict[str, list[str]] = {}
         for linear in wanted:
             by_site.setdefault(statistics.site_of(linear).name, []).append(linear)
@@ -169,8 +170,9 @@ class _Rounding:
             sums = statistics.total(linears[0])
             mates = [other for other in wanted if any_expert(other) == any_expert(linears[0])]
             hessian, _ = seen_hessian(linears[0], sums, mean_hessian(statistics, mates))
-            known = Known(hessian, importance_of(sums))
-            probes += [self._probe(block, known, *one) for linear in linears for one in wanted[linear]]
+            for linear in linears:
+                known = Known(hessian, importance_of(sums), statistics.outputs.get(linear))
+                probes += [self._probe(block, known, *one) for one in wanted[linear]]
         self.rounded.probes[index] = probes
         return {}
 
@@ -182,10 +184,20 @@ class _Rounding:
         plain = None if self._task.plan.method is not None and not fed else known.importance
         layer = Layer(unit.name, np.ascontiguousarray(weight[rows]), known.hessian if fed else None, plain)
         errors = self.rounded.rounder.errors(layer, types, block.run)
-        kept = self._task.model.new_activations(errors.shape)
-        kept.copy_(torch.from_numpy(errors))
         norms = np.square(weight, dtype=np.float64).sum(1)
-        return Probe(unit.name, share, rows, kept, norms, shares / min(shares, EXPERTS))
+        outputs = known.outputs.blocks(share.start, share.stop) if known.outputs is not None else ()
+        spread = self.rounded.rounder.spread(outputs, block.run, unit.name)
+        return Probe(
+            unit.name, share, rows, self._kept(torch.from_numpy(errors)), norms, shares / min(shares, EXPERTS),
+            None if spread is None else self._kept(spread),
+            np.array([self.rounded.rounder.feeds(layer, one) for one in types]),
+        )  # fmt: skip
+
+    def _kept(self, values: Tensor) -> Tensor:
+        """A copy in scratch space."""
+        kept = self._task.model.new_activations(values.shape)
+        kept.copy_(values)
+        return kept
 
     def _round_head(self, table: Table, block: BlockView) -> None:
         (name,) = block.linears

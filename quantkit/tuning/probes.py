@@ -8,6 +8,9 @@ with x what the linear reads and g the gradient of the log-likelihood at what it
 Rounding errors of different rows are as good as independent, so the square of the sum over rows becomes a sum of
 squares, and some rows tell of all others: each counts by what its errors are expected to cost, the mean square of its
 gradient times the squared norm of its weights.
+
+Where rows are fed back as well (methods/columns/steps.py), it is the errors N that each makes by itself that are
+independent, and E = T N: then g^T E x = (T^T g)^T N x, and gradients T^T g take the place of g.
 """
 
 from __future__ import annotations
@@ -20,11 +23,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from quantkit.calibration.statistics.sums import OutputGram
 from quantkit.filling.layers import settings_of
 from quantkit.filling.shares import Share
 from quantkit.formats.gguf.layout import TypeLayout
 from quantkit.methods import base
 from quantkit.methods.base import Layer
+from quantkit.methods.columns.steps import row_order
 from quantkit.methods.settings import Run, in_turn
 from quantkit.recipes.recipe import MethodChoice
 from quantkit.records import record
@@ -42,10 +47,12 @@ SEED = 0x5EED
 
 @record
 class Known:
-    """What is known of what a weight reads: a Hessian, float32 (cols, cols), and mean squares, float32 (cols,)."""
+    """What is known of what a weight reads: a Hessian, float32 (cols, cols), and mean squares, float32 (cols,); and of
+    what it gives."""
 
     hessian: Tensor | None
     importance: F32 | None
+    outputs: OutputGram | None = None
 
 
 @record
@@ -53,6 +60,18 @@ class Rounder:
     """How a recipe chooses values: its method where that has inputs, else the encoders of the types."""
 
     method: MethodChoice | None
+
+    def feeds(self, layer: Layer, name: str) -> bool:
+        """Whether the method chooses this type's codes for the layer."""
+        target = TypeLayout(name).scheme.target(layer.weight.shape[1])
+        return self.method is not None and layer.hessian is not None and target.feeds
+
+    def spread(self, outputs: Sequence[Tensor], run: Run, name: str) -> Tensor | None:
+        """What becomes of errors that rows make by themselves where they are fed back: T, float32 (rows, rows)."""
+        if self.method is None or not outputs or not base.get(self.method.name).feeds_rows:
+            return None
+        order = row_order(outputs, run, name)
+        return None if order is None else order.spread()
 
     def errors(self, layer: Layer, types: Sequence[str], run: Run, damping: float | None = None) -> F32:
         """What rounding the layer's weight (rows, cols) to each type adds to it, (types, rows, cols)."""
@@ -62,8 +81,7 @@ class Rounder:
         plain: list[tuple[tuple[int, int], int, str]] = []
         for number, name in enumerate(types):
             target = TypeLayout(name).scheme.target(cols)
-            fits = self.method is not None and layer.hessian is not None and target.feeds
-            (fed if fits else plain).append((target.runs, number, name))
+            (fed if self.feeds(layer, name) else plain).append((target.runs, number, name))
 
         def encoded(one: tuple[tuple[int, int], int, str]) -> None:
             scheme = TypeLayout(one[2]).scheme
@@ -104,6 +122,8 @@ class Probe:
     """Rows `rows` of a share of a linear and their errors by type, (types, rows, cols) in scratch space.
 
     `norms` are the squared norms of all rows of the share. The unit's cost is `weight` times that of this share.
+    `spread` is T, float32 (rows of the share, as many) in scratch space, where rows are fed back for the types that are
+    `fed`, a mask (types,); None where they are for none.
     """
 
     unit: str
@@ -112,33 +132,44 @@ class Probe:
     errors: Tensor
     norms: F64
     weight: float
+    spread: Tensor | None = None
+    fed: NDArray[np.bool_] | None = None
 
     @property
     def width(self) -> int:
         """Of what `squares` gives."""
-        return len(self.errors) + 2
+        return 3 * len(self.errors)
 
     def squares(self, inputs: Tensor, gradients: Tensor, parts: int) -> F64:
         """Of each part of the tokens, (parts, width): the sum over rows of (sum over tokens of g e x)^2 by type; behind
-        these what errors are expected to cost, those of the rows at hand and those of all rows of the share.
+        these, by type, what errors are expected to cost, those of the rows at hand and those of all rows of the share.
 
         Inputs are (tokens, cols), gradients (tokens, rows of the linear); parts are sequences of the same length.
         """
         own = gradients[:, self.share.start : self.share.stop]
+        found = self._squares(inputs, own, parts)
+        if self.spread is not None and self.fed is not None:
+            turned = self._squares(inputs, own @ self.spread.to(own.device), parts)
+            found = np.where(np.tile(self.fed, 3), turned, found)
+        return found
+
+    def _squares(self, inputs: Tensor, own: Tensor, parts: int) -> F64:
         mine = own[:, torch.from_numpy(self.rows).to(own.device)]
         products = torch.bmm(mine.reshape(parts, -1, len(self.rows)).mT, inputs.reshape(parts, -1, inputs.shape[1]))
         sums = torch.einsum("prc,trc->ptr", products, self.errors.to(products.device))
         squares = sums.to(torch.float64).square().sum(2).cpu().numpy()
         by_row = own.to(torch.float64).square().reshape(parts, -1, own.shape[1]).sum(1).cpu().numpy()
-        expected = by_row * self.norms
-        found: F64 = np.column_stack([squares, expected[:, self.rows].sum(1), expected.sum(1)])
+        expected, types = by_row * self.norms, len(self.errors)
+        both = np.stack([expected[:, self.rows].sum(1), expected.sum(1)], axis=1)
+        found: F64 = np.concatenate([squares, np.repeat(both, types, axis=1)], axis=1)
         return found
 
     def cost(self, found: F64, tokens: int) -> F64:
         """What each type costs, in nats for each of so many tokens, from `squares` of their parts."""
-        *squares, mine, everything = found.sum(0)
-        all_rows = everything / mine if mine > 0 else len(self.norms) / len(self.rows)
-        cost: F64 = self.weight * all_rows * np.array(squares) / (2 * tokens)
+        squares, mine, everything = found.sum(0).reshape(3, -1)
+        by_count = np.full(len(mine), len(self.norms) / len(self.rows))
+        all_rows = np.divide(everything, mine, out=by_count, where=mine > 0)
+        cost: F64 = self.weight * all_rows * squares / (2 * tokens)
         return cost
 
 

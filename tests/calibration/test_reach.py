@@ -11,7 +11,7 @@ from walks import TINY, logits_after, model_of, windows
 
 from quantkit.calibration.statistics.sums import Site
 from quantkit.calibration.walk.passes import far_of
-from quantkit.calibration.walk.reach import _counts, token_weights
+from quantkit.calibration.walk.reach import _counts, reached
 
 READ = {
     "llama-untied-gqa": {"q_proj", "k_proj", "v_proj"},
@@ -54,8 +54,8 @@ def test_a_sample_of_one_token_has_no_later_one() -> None:
 def test_counts_are_of_the_sample_alone_and_double_its_energy() -> None:
     def look(block, work) -> None:
         far = far_of(work, block.sites)
-        [both] = token_weights(work.resident, work.hidden, far, [0, 1]).values()
-        [second] = token_weights(work.resident, work.hidden[1:], far, [1]).values()
+        [both] = reached(work.resident, work.hidden, far, [0, 1]).counts.values()
+        [second] = reached(work.resident, work.hidden[1:], far, [1]).counts.values()
         assert torch.allclose(both[len(second) :], second, rtol=1e-4)
         assert (both >= 1).all()
         inputs = block.statistics(far[0].site.linears, hessian=True).total(far[0].site.name)
@@ -87,7 +87,7 @@ def test_tokens_count_as_often_as_they_are_read() -> None:
         for matrix in ("q_proj", "k_proj"):
             name = f"{block.name}.self_attn.{matrix}.weight"
             block.replace({name: torch.zeros_like(block.weight(name))})
-        [counts] = token_weights(work.resident, work.hidden, far, range(count)).values()
+        [counts] = reached(work.resident, work.hidden, far, range(count)).counts.values()
         found = (counts.reshape(count, seqlen) - 1).double()
         expected = read / read.sum()
         assert ((found / found.sum(1, keepdim=True)).mean(0) - expected).abs().max() < 0.15 * expected[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -47,6 +49,30 @@ def test_a_probe_of_all_rows_gives_the_sum_itself() -> None:
     # a part alone, and both
     one = whole.squares(*(part[:40] for part in flat), parts=1)
     assert whole.squares(*flat, parts=2)[:1] == pytest.approx(one, rel=1e-5)
+
+
+def test_errors_that_are_fed_back_over_rows_cost_what_is_left_of_them() -> None:
+    """Rows that make errors N by themselves leave E = T N: on average over N, that is what is measured; types that are
+    not fed back cost what they did."""
+    rng = np.random.default_rng(4)
+    rows, cols, tokens = 24, 8, 60
+    inputs, gradients = rng.standard_normal((tokens, cols)), rng.standard_normal((tokens, rows))
+    spread = np.eye(rows) + np.tril(rng.standard_normal((rows, rows)), -1) / 4
+    noise = rng.standard_normal((400, rows, cols))
+    products = gradients.T @ inputs
+    left = np.square(np.einsum("rc,nrc->n", products, spread @ noise)).mean() / (2 * tokens)
+    alone = np.square(np.einsum("rc,nrc->n", products, noise)).mean() / (2 * tokens)
+    probe = Probe(
+        "u", Share("x", 0, rows), np.arange(rows), torch.from_numpy(noise[:2]).float(), np.full(rows, 1.0), 1.0,
+        torch.from_numpy(spread).float(), np.array([True, False]),
+    )  # fmt: skip
+    flat = [torch.from_numpy(a).float() for a in (inputs, gradients)]
+    found = []
+    for pair in noise.reshape(-1, 2, rows, cols):
+        one = replace(probe, errors=torch.from_numpy(pair).float())
+        found.append(one.cost(one.squares(*flat, parts=1), tokens))
+    assert np.mean(found, 0) == pytest.approx([left, alone], rel=0.15)
+    assert left > 1.5 * alone
 
 
 def test_an_embedding_counts_each_row_in_each_sample() -> None:

@@ -26,7 +26,8 @@ def judged(*, many: bool, seen: F64 = SEEN, together: bool = False) -> Judged:
         for first, stop in ((0, 100), (100, SEQLEN)):
             log = torch.full((stop - first, 2048), -float(window))
             judging.head((window, first), torch.zeros(stop - first, 4), log)
-    found = np.column_stack([seen, 2 * seen, np.ones(len(seen)), np.full(len(seen), 3.0)])
+    ones = np.ones(len(seen))
+    found = np.column_stack([seen, 2 * seen, ones, ones, 3 * ones, 3 * ones])
     chunks = [found[first : first + 4] for first in range(0, len(found), 4)]
     judging.add(0, [{0: chunk.sum(0, keepdims=True) if together else chunk} for chunk in chunks])
     return judging.judged(None, None)  # type: ignore[arg-type]  # that of an embedding, which is not there

@@ -28,6 +28,7 @@ from quantkit.records import record
 SPAN = 64  # samples; a power of two, so that chunks divide it
 CACHED = 64  # tokens summed at once by a core, so that they stay in its cache: less than half the time
 BAND = 256  # rows of a Gram matrix computed at once
+GROUP = 1024  # rows whose gradients are multiplied with each other
 CORNER = 64  # of these, where they meet the diagonal: larger ones compute more of what is noise, smaller ones are slow
 
 
@@ -95,6 +96,25 @@ class Sums:
         )
 
 
+@record
+class OutputGram:
+    """G = sum over tokens of g g^T / |g|, g the gradients at what a linear gives (`walk.reach`): which errors of its
+    rows add up downstream, and which cancel. Blocks of GROUP rows on its diagonal: several heads of attention, and rows
+    of different heads have little to do with each other."""
+
+    groups: tuple[Gram, ...]
+
+    def blocks(self, start: int, stop: int) -> tuple[Tensor, ...]:
+        """The blocks of rows [start, stop), float32 symmetric matrices, in their order."""
+        found = []
+        for number, gram in enumerate(self.groups):
+            first = number * GROUP
+            low, high = max(start - first, 0), min(stop - first, gram.bands[0].shape[1])
+            if low < high:
+                found.append(gram.full()[low:high, low:high])
+        return tuple(found)
+
+
 class Accumulator:
     """Adds up what one site sees in a span. The only mutable thing here; `sums` is what it has so far."""
 
@@ -139,21 +159,55 @@ class Accumulator:
                 band[:, height:].addmm_(own[:, :height].T, own[:, height:])
 
 
+class OutputSums:
+    """Adds up the products of gradients at what a linear gives."""
+
+    def __init__(self, rows: int, *, device: torch.device) -> None:
+        self._groups = [
+            Accumulator(min(GROUP, rows - first), gram=True, device=device) for first in range(0, rows, GROUP)
+        ]
+
+    def add(self, gradients: Sequence[Tensor]) -> None:
+        """Add the products of float32 (tokens, rows), one after the other."""
+        for number, group in enumerate(self._groups):
+            own = [one[:, number * GROUP : number * GROUP + group.sums.cols] for one in gradients]
+            for band in range(-(-group.sums.cols // BAND)):
+                group.add_band(band, own)
+
+    @property
+    def sums(self) -> OutputGram:
+        """What it has so far."""
+        return OutputGram(tuple(group.sums.gram for group in self._groups if group.sums.gram is not None))
+
+
+NO_OUTPUTS: Mapping[str, OutputSums] = {}
+
+
 @record
 class Chunk:
-    """What sites read in one run, (tokens, cols) each; `weighed` has other rows for the Gram matrices of some."""
+    """What sites read in one run, (tokens, cols) each; `weighed` has other rows for the Gram matrices of some.
+    `outputs` are the gradients at what linears give, (tokens, rows), where they are asked for."""
 
     inputs: Mapping[str, Tensor]
     weighed: Mapping[str, Tensor] = field(default_factory=dict)
+    outputs: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def accumulate(into: Mapping[str, Accumulator], chunks: Sequence[Chunk], workers: Workers) -> None:
+def accumulate(
+    into: Mapping[str, Accumulator],
+    chunks: Sequence[Chunk],
+    workers: Workers,
+    outputs: Mapping[str, OutputSums] = NO_OUTPUTS,
+) -> None:
     """Add chunks, in their order, to the accumulators of their sites. A task is never split over threads."""
-    workers.map(lambda task: task(), adding(into, chunks))
+    workers.map(lambda task: task(), adding(into, chunks, outputs))
 
 
-def adding(into: Mapping[str, Accumulator], chunks: Sequence[Chunk]) -> list[Callable[[], None]]:
-    """What adds chunks, in their order, to the accumulators of their sites: tasks that may run side by side."""
+def adding(
+    into: Mapping[str, Accumulator], chunks: Sequence[Chunk], outputs: Mapping[str, OutputSums] = NO_OUTPUTS
+) -> list[Callable[[], None]]:
+    """What adds chunks, in their order, to the accumulators of their sites, and to those of `outputs` by linear: tasks
+    that may run side by side."""
     if not chunks:
         return []
 
@@ -168,7 +222,11 @@ def adding(into: Mapping[str, Accumulator], chunks: Sequence[Chunk]) -> list[Cal
     bands = [(site, n) for site, gram in grams.items() if gram is not None for n in range(len(gram.bands))]
     # the first bands of a matrix are the longest, and what is left at the end should be short
     bands.sort(key=lambda task: into[task[0]].sums.cols - BAND * task[1], reverse=True)
-    return [*(partial(products, *task) for task in bands), *(partial(moments, site) for site in into)]
+    return [
+        *(partial(products, *task) for task in bands),
+        *(partial(one.add, [chunk.outputs[linear] for chunk in chunks]) for linear, one in outputs.items()),
+        *(partial(moments, site) for site in into),
+    ]
 
 
 @record
@@ -204,7 +262,8 @@ class Linear:
 class Statistics:
     """Sums for the sites of a model, and where they come from; never the text.
 
-    `model` is the fingerprint of the model that ran, `data` maps plan digests to what was run.
+    `model` is the fingerprint of the model that ran, `data` maps plan digests to what was run. `outputs` are the
+    products of gradients at what linears give, by name, where they were asked for: they are neither saved nor merged.
     """
 
     model: str
@@ -212,6 +271,7 @@ class Statistics:
     linears: Mapping[str, Linear]
     parts: Mapping[str, tuple[Part, ...]]
     data: Mapping[str, DataRecord] = field(default_factory=dict)
+    outputs: Mapping[str, OutputGram] = field(default_factory=dict)
 
     def site_of(self, linear: str) -> Site:
         """The site that a linear reads. Raises InputError with the nearest name."""

@@ -82,8 +82,11 @@ class KnownBlock:
     def weight(self, name: str) -> Tensor:
         return self._resident.parameter(name).detach()
 
-    def statistics(self, linears: Sequence[str] | None = None, *, hessian: bool = False) -> Statistics:
-        """What the file has of the sites of these linears, with the scales that were moved since taken off.
+    def statistics(
+        self, linears: Sequence[str] | None = None, *, hessian: bool = False, outputs: bool = False
+    ) -> Statistics:
+        """What the file has of the sites of these linears, with the scales that were moved since taken off: of what
+        linears give it has nothing.
 
         Raises InputError for a linear that the file does not know, or of which it has no Hessian.
         """

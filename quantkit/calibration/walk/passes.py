@@ -10,9 +10,21 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from quantkit.calibration.statistics.sums import SPAN, Accumulator, Chunk, Part, Site, Sums, accumulate, adding, joined
+from quantkit.calibration.statistics.sums import (
+    SPAN,
+    Accumulator,
+    Chunk,
+    OutputGram,
+    OutputSums,
+    Part,
+    Site,
+    Sums,
+    accumulate,
+    adding,
+    joined,
+)
 from quantkit.calibration.text.samples import Samples
-from quantkit.calibration.walk.reach import Far, far_sites, token_weights
+from quantkit.calibration.walk.reach import Far, Reached, far_sites, reached
 from quantkit.calibration.walk.resident import NOTHING, Outputs, Resident, Wanted, first_non_finite
 from quantkit.calibration.walk.threads import Workers
 from quantkit.errors import NonFiniteError
@@ -22,6 +34,7 @@ from quantkit.records import record
 # device, because results may depend on it in their last bits.
 CHUNK_TOKENS = {"cpu": 1024, "cuda": 8192}
 DAMAGED = "the weights are damaged, or too large for float32: look at the tensor with quantkit inspect"
+NOWHERE = Reached({}, {})
 INNER_BYTES = 1 << 29  # inner activations of all chunks in flight
 
 
@@ -71,40 +84,45 @@ def advance(work: Pass) -> None:
 @record
 class Sought:
     """The sites whose sums are wanted, with Gram matrices or without; `far` are those whose tokens are weighed there.
-    With `final` the block's outputs also replace its inputs."""
+    With `final` the block's outputs also replace its inputs. `outputs` asks for products of the gradients at what the
+    linears of the far sites give."""
 
     sites: Sequence[Site]
     gram: bool
     final: bool
     far: Sequence[Far] = ()
+    outputs: bool = False
 
     @property
     def wanted(self) -> Wanted:
         return Wanted(frozenset(site.name for site in self.sites), only=not self.final)
 
 
-def collect(work: Pass, sought: Sought) -> dict[str, tuple[Part, ...]]:
-    """The sums of every site over all samples."""
+def collect(work: Pass, sought: Sought) -> tuple[dict[str, tuple[Part, ...]], dict[str, OutputGram]]:
+    """The sums of every site over all samples; products of gradients by linear, where they are sought."""
     sites, gram = sought.sites, sought.gram
     device = work.device
     by_name = {site.name: site for site in sites}
     plan, first = work.samples.record.digest, work.samples.start
     parts: dict[str, tuple[Part, ...]] = {site.name: () for site in sites}
+    outputs: dict[str, OutputSums] = {}
     for span in _spans(len(work.hidden), first):
         into = {site.name: Accumulator(site.cols, gram=gram, device=device) for site in sites}
         taken: list[Chunk] = []
         for wave in _waves(work, span):
             # what was taken before is added up beside, so that no thread waits for the end of either
-            taken = work.workers.map_beside(partial(_taken, work, sought=sought), wave, adding(into, taken))
+            taken = work.workers.map_beside(partial(_taken, work, sought=sought), wave, adding(into, taken, outputs))
+            if not outputs:  # what the first chunk has, all have
+                outputs = {n: OutputSums(g.shape[1], device=device) for n, g in taken[0].outputs.items()}
             if work.workers.pool is None:  # nothing is beside, and what was taken lies on the device
-                accumulate(into, taken, work.workers)
+                accumulate(into, taken, work.workers, outputs)
                 taken = []
-        accumulate(into, taken, work.workers)
+        accumulate(into, taken, work.workers, outputs)
         for name, accumulator in into.items():
             part = Part(plan, first + span.start, first + span.stop, accumulator.sums)
             _check_sums(by_name[name], part.sums, work)
             parts[name] = joined([*parts[name], part])
-    return parts
+    return parts, {linear: one.sums for linear, one in outputs.items()}
 
 
 def cache_peaks(work: Pass) -> tuple[float, float] | None:
@@ -141,15 +159,16 @@ def chunk_samples(seqlen: int, device: torch.device) -> int:
 
 
 def _taken(work: Pass, chunk: slice, *, sought: Sought) -> Chunk:
-    counts = _counts(work, chunk, sought.far) if sought.far else {}
+    found = _reached(work, chunk, sought.far) if sought.far else NOWHERE
     inputs = _replace(work, chunk, sought.wanted) if sought.final else work.run(chunk, sought.wanted)[1]
-    return Chunk(inputs, {site: inputs[site] * count.sqrt().unsqueeze(1) for site, count in counts.items()})
+    weighed = {site: inputs[site] * count.sqrt().unsqueeze(1) for site, count in found.counts.items()}
+    return Chunk(inputs, weighed, found.outputs if sought.outputs else {})
 
 
-def _counts(work: Pass, chunk: slice, far: Sequence[Far]) -> dict[str, Tensor]:
+def _reached(work: Pass, chunk: slice, far: Sequence[Far]) -> Reached:
     samples = range(work.samples.start + chunk.start, work.samples.start + chunk.stop)
     seeds = [sample for sample in samples for _ in range(work.calls)]
-    return token_weights(work.resident, work.sequences(chunk), far, seeds)
+    return reached(work.resident, work.sequences(chunk), far, seeds)
 
 
 def _replace(work: Pass, chunk: slice, wanted: Wanted) -> dict[str, Tensor]:

@@ -13,6 +13,8 @@ reach far (the input of attention's output projection):
 
 with J the Jacobian from the linear's output at all tokens to that input. A Hessian is then X^T (1 + c w) X, c such that
 both terms have the same trace, sample by sample.
+
+The same gradients say which rows' errors add up there, and which cancel (`statistics.outputs`).
 """
 
 from __future__ import annotations
@@ -37,6 +39,15 @@ class Far:
 
     site: Site
     ends: Site
+
+
+@record
+class Reached:
+    """How often each token counts in the Hessian of every far site, float32 (tokens,), at least 1; and the gradients
+    at what each of their linears gives, divided by the root of their length, float32 (tokens, rows)."""
+
+    counts: dict[str, Tensor]
+    outputs: dict[str, Tensor]
 
 
 def far_sites(resident: Resident, hidden: Tensor, sites: Sequence[Site]) -> tuple[Far, ...]:
@@ -65,8 +76,8 @@ def far_sites(resident: Resident, hidden: Tensor, sites: Sequence[Site]) -> tupl
     return tuple(reversed(far))
 
 
-def token_weights(resident: Resident, hidden: Tensor, far: Sequence[Far], seeds: Sequence[int]) -> dict[str, Tensor]:
-    """How often each token counts in the Hessian of every far site, float32 (tokens,), at least 1.
+def reached(resident: Resident, hidden: Tensor, far: Sequence[Far], seeds: Sequence[int]) -> Reached:
+    """What errors of the linears of far sites do where they end.
 
     `hidden` is float32 (n, seqlen, hidden), with a seed for each sample: its weights do not depend on other samples.
     """
@@ -83,7 +94,17 @@ def token_weights(resident: Resident, hidden: Tensor, far: Sequence[Far], seeds:
             outputs = [traced.outputs[n] for n in known]
             found = torch.autograd.grad((given * noise).sum(), outputs, allow_unused=True, retain_graph=len(ends) > 1)
             gradients |= zip(known, found, strict=True)
-    return {one.site.name: _counts(one.site, traced.inputs[one.site.name], gradients, hidden) for one in far}
+    return Reached(
+        {one.site.name: _counts(one.site, traced.inputs[one.site.name], gradients, hidden) for one in far},
+        {n: _evened(g.reshape(-1, resident.linears[n].rows)) for n, g in gradients.items() if g is not None},
+    )
+
+
+def _evened(gradients: Tensor) -> Tensor:
+    """Gradients (tokens, rows) divided by the root of their length: a few tokens have most of what they all have, and
+    say nothing about others. Of zeros nothing is made."""
+    length = gradients.square().sum(1, keepdim=True, dtype=torch.float64).sqrt()
+    return gradients * torch.where(length > 0, length.rsqrt(), 0).to(gradients.dtype)
 
 
 def _counts(site: Site, inputs: Tensor, gradients: Mapping[str, Tensor | None], hidden: Tensor) -> Tensor:

@@ -120,11 +120,17 @@ class BlockView:
         return self._resident.parameter(name).detach()
 
     def statistics(
-        self, linears: Sequence[str] | None = None, *, hessian: bool = False, final: bool = False
+        self,
+        linears: Sequence[str] | None = None,
+        *,
+        hessian: bool = False,
+        outputs: bool = False,
+        final: bool = False,
     ) -> Statistics:
         """Run all samples and add up what the given linears read (None: all of them), with the weights as they are.
 
-        `hessian` adds the products of columns. The run stops at the last of these linears and may be repeated with
+        `hessian` adds the products of columns, `outputs` beside them those of gradients at what linears of far sites
+        give. The run stops at the last of these linears and may be repeated with
         other linears or after `replace`, so that sites can be calibrated one after the other. With `final` it goes
         through the block and the samples move on to the next: the last thing a visit may ask for, and one run less.
         Raises NonFiniteError naming block and module, InputError for a name that is no linear of this block.
@@ -140,7 +146,7 @@ class BlockView:
             self._done = True
             self._advance_reference()
         far = tuple(one for one in self._far if one.site in sites) if hessian else ()
-        parts = collect(self._pass(self._activations.candidate), Sought(sites, hessian, final, far))
+        parts, found = collect(self._pass(self._activations.candidate), Sought(sites, hessian, final, far, outputs))
         record = self._walk.samples.record
         return Statistics(
             model=self._walk.fingerprint,
@@ -148,6 +154,7 @@ class BlockView:
             linears={name: self.linears[name] for site in sites for name in site.linears},
             parts=parts,
             data={record.digest: record},
+            outputs=found,
         )
 
     def cache_peaks(self) -> tuple[float, float] | None:

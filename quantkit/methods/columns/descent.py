@@ -30,7 +30,7 @@ def descend_slab(sweep: Sweep, slab: Slab, rows: slice) -> Slab:
     assert sweep.damped is not None
     weight, cols = sweep.weight[rows], sweep.weight.shape[1]
     codes, grid, loss = slab.codes.copy(), slab.grid, slab.loss.copy()
-    values = _decoded(grid, codes)  # a sweep's are the weight less its error, which is a last bit away
+    values = values_of(grid, codes)  # a sweep's are the weight less its error, which is a last bit away
     errors = weight - values
     width = cols // lookup(grid, len(weight)).scale.shape[1]
     units, span = sweep.target.units, sweep.target.span
@@ -69,7 +69,8 @@ def _chosen(target: Target, on: tuple[Lookup, Indices], segment: Segment, codes:
     return decoded, gain
 
 
-def _decoded(grid: Grid, codes: Codes) -> F32:
+def values_of(grid: Grid, codes: Codes) -> F32:
+    """What codes (rows, cols) mean, float32."""
     rows = len(codes)
     found = lookup(grid, rows)
     grouped = codes.reshape(rows, found.scale.shape[1], -1)

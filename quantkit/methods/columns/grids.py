@@ -34,6 +34,16 @@ def mapped(grids: Sequence[Grid], combine: Callable[..., NDArray[Any]]) -> Grid:
     )
 
 
+def rows_of(grid: Grid, rows: int, part: slice) -> Grid:
+    """Some rows of a grid of so many."""
+
+    def cut(values: NDArray[Any]) -> NDArray[Any]:
+        entries = len(values) // rows
+        return values[part.start * entries : part.stop * entries]
+
+    return mapped([grid], cut)
+
+
 def choose(better: NDArray[np.bool_], a: Grid, b: Grid) -> Grid:
     """Entry by entry a where `better` (n,), else b."""
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from quantkit.methods.base import Damped, Factor, Indices
 from quantkit.methods.columns.grids import Lookup, choose, joined, lookup
@@ -101,6 +102,16 @@ def _quadratic_loss(errors: F32, sweep: Sweep) -> F32:
         loss += mixed.square_() @ pivots[start:stop]
     row_loss: F32 = loss.numpy()
     return row_loss
+
+
+def mixed_errors(errors: F32, sweep: Sweep) -> Tensor:
+    """e R of each row of errors (rows, cols) in stored order, columns in visited order, float32."""
+    visited = torch.from_numpy(errors[:, sweep.visited])
+    mixed = torch.empty_like(visited)
+    for start, stop in pieces(0, errors.shape[1], SEGMENT):
+        own = visited[:, start:stop] @ sweep.factor.mixing[start:stop, start:stop].triu()
+        mixed[:, start:stop] = own.addmm_(visited[:, :start], sweep.factor.mixing[:start, start:stop])
+    return mixed.mul_(torch.from_numpy(sweep.factor.pivots).sqrt())
 
 
 class _Walk:
