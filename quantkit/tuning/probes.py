@@ -30,7 +30,7 @@ from quantkit.formats.gguf.layout import TypeLayout
 from quantkit.methods import base
 from quantkit.methods.base import Layer
 from quantkit.methods.columns.steps import row_order
-from quantkit.methods.settings import Run, in_turn
+from quantkit.methods.settings import Run, in_turn, single_threaded
 from quantkit.recipes.recipe import MethodChoice
 from quantkit.records import record
 from quantkit.tensors import F32
@@ -70,8 +70,9 @@ class Rounder:
         """What becomes of errors that rows make by themselves where they are fed back: T, float32 (rows, rows)."""
         if self.method is None or not outputs or not base.get(self.method.name).feeds_rows:
             return None
-        order = row_order(outputs, run, name)
-        return None if order is None else order.spread()
+        with single_threaded():
+            order = row_order(outputs, run, name)
+            return None if order is None else order.spread()
 
     def errors(self, layer: Layer, types: Sequence[str], run: Run, damping: float | None = None) -> F32:
         """What rounding the layer's weight (rows, cols) to each type adds to it, (types, rows, cols)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ import torch
 from checkpoints import build
 from walks import TINY, logits_after, model_of, windows
 
+from quantkit.calibration.statistics import sums
 from quantkit.calibration.statistics.sums import Site
 from quantkit.calibration.walk.passes import far_of
-from quantkit.calibration.walk.reach import _counts, reached
+from quantkit.calibration.walk.reach import _counts, _evened, reached
 
 READ = {
     "llama-untied-gqa": {"q_proj", "k_proj", "v_proj"},
@@ -93,3 +95,66 @@ def test_tokens_count_as_often_as_they_are_read() -> None:
         assert ((found / found.sum(1, keepdim=True)).mean(0) - expected).abs().max() < 0.15 * expected[0]
 
     looked_at(TINY, look, seqlen=seqlen, count=count)
+
+
+def test_products_of_gradients_are_those_of_all_samples_divided_by_their_length() -> None:
+    """By the sums that a plain loop makes of the same gradients; rows cut out of them are those of the whole."""
+
+    def look(block, work) -> None:
+        far = far_of(work, block.sites)
+        names = far[0].site.linears
+        found = block.statistics(names, hessian=True, outputs=True)
+        assert set(found.outputs) == set(names)
+        each = [reached(work.resident, work.hidden[k : k + 1], far, [k]).outputs for k in range(len(work.hidden))]
+        for name in names:
+            rows = block.linears[name].rows
+            expected = sum(one[name].double().T @ one[name].double() for one in each)
+            [whole] = found.outputs[name].blocks(0, rows)
+            assert torch.allclose(whole.double(), expected, rtol=1e-3, atol=1e-5 * float(expected.diagonal().max()))
+            [some] = found.outputs[name].blocks(3, rows - 5)
+            assert torch.equal(some, whole[3 : rows - 5, 3 : rows - 5])
+
+    looked_at(TINY, look, count=5)
+
+
+def test_a_gradient_counts_with_its_length_and_not_with_its_square() -> None:
+    gradients = torch.tensor([[3.0, 4.0], [0.0, 0.0], [3e-24, 4e-24], [3e18, 4e18]])
+    found = _evened(gradients)
+    assert torch.allclose(found.square().sum(1), gradients.double().norm(dim=1).float(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("asked", [{}, {"hessian": True}, {"outputs": True}])
+def test_products_of_gradients_are_made_where_they_are_asked_for_beside_those_of_inputs(asked: dict) -> None:
+    looked_at(TINY, lambda block, _: block.statistics(**asked).outputs == {} or pytest.fail("not asked for"))
+
+
+def test_rows_of_several_groups_keep_their_own_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sums, "GROUP", 10)
+    rows = torch.randn(30, 24)
+    into = sums.OutputSums(24, device=torch.device("cpu"))
+    into.add([rows[:20], rows[20:]])
+    whole = rows.T @ rows
+    cuts = [(0, 10), (10, 20), (20, 24)]
+    for found, (start, stop) in zip(into.sums.blocks(0, 24), cuts, strict=True):
+        assert torch.allclose(found, whole[start:stop, start:stop], rtol=1e-4, atol=1e-4)
+    assert [len(one) for one in into.sums.blocks(5, 21)] == [5, 10, 1]
+    assert torch.equal(into.sums.blocks(5, 21)[0], into.sums.blocks(0, 24)[0][5:, 5:])
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_products_of_gradients_have_the_same_bits_for_any_number_of_threads(threads: int) -> None:
+    found = []
+    for count in (2, threads):
+        model, taken = replace(model_of(TINY), threads=count), {}
+
+        def visit(index, block, taken=taken):
+            if not block.is_head:
+                taken |= block.statistics(hessian=True, outputs=True).outputs
+            return {}
+
+        logits_after(model, windows(400, count=5, seqlen=300), visit)
+        found.append(taken)
+    assert found[0].keys() == found[1].keys() and found[0]
+    for name, one in found[0].items():
+        for a, b in zip(one.groups, found[1][name].groups, strict=True):
+            assert all(torch.equal(x, y) for x, y in zip(a.bands, b.bands, strict=True))

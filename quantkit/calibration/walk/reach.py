@@ -94,9 +94,11 @@ def reached(resident: Resident, hidden: Tensor, far: Sequence[Far], seeds: Seque
             outputs = [traced.outputs[n] for n in known]
             found = torch.autograd.grad((given * noise).sum(), outputs, allow_unused=True, retain_graph=len(ends) > 1)
             gradients |= zip(known, found, strict=True)
+    rows = {name: resident.linears[name].rows for name in names}
     return Reached(
         {one.site.name: _counts(one.site, traced.inputs[one.site.name], gradients, hidden) for one in far},
-        {n: _evened(g.reshape(-1, resident.linears[n].rows)) for n, g in gradients.items() if g is not None},
+        # a linear in groups of rows gives those of one group at a time
+        {n: _evened(g.flatten(0, -2)) for n, g in gradients.items() if g is not None and g.shape[-1] == rows[n]},
     )
 
 

@@ -32,7 +32,8 @@ from quantkit.methods.settings import Run
 from quantkit.records import record
 from quantkit.tensors import F32
 
-STEP = 32  # rows of a block that are rounded without regard to each other: half as many gain 2 %
+STEP = 32  # rows of a block, at most, that are rounded without regard to each other: half as many gain 2 %
+STEPS, FEWEST = 6, 8  # into how many a small block is cut, as long as one has so many rows
 TASK = 16  # of these, the unit of work of a thread
 DAMPING = 0.03  # of the mean diagonal of G: a third and three times of it change little
 EVEN = 0.5  # of the effective rank that the identity has: beyond, G has no structure
@@ -53,7 +54,8 @@ class Block:
 
     def steps(self) -> list[slice]:
         """Rows of the block, counted from its first, that are rounded at once."""
-        return [slice(*piece) for piece in pieces(0, len(self.gram), STEP)]
+        rows = min(STEP, max(FEWEST, len(self.gram) // (STEPS * FEWEST) * FEWEST))
+        return [slice(*piece) for piece in pieces(0, len(self.gram), rows)]
 
     def made_up(self, errors: F32, step: slice) -> F32:
         """What is added to the weights of a step, (its rows, cols), for the errors (n, cols) of those before it."""
