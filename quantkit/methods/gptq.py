@@ -9,7 +9,8 @@ Differs from the reference implementation (IST-DASLab/gptq) in these points:
 - A column that never had an input keeps its weights, rounded to nearest, instead of becoming zero.
 - The scales inside a type's blocks are refitted to the codes (columns/refit.py), and the columns rounded once more on
   what that gives.
-- A row that plain rounding would serve better, or the encoder of its type, is rounded so: no row is ever worse.
+- A row that plain rounding would serve better, or the encoder of its type, is rounded so: no row is ever worse
+  (and no block of rows where these are fed back).
 - Where it is known how errors of rows add up in what reads them, rows are fed back, too (columns/steps.py).
 """
 
@@ -39,6 +40,7 @@ from quantkit.qtypes.target import Target
 from quantkit.records import record
 from quantkit.tensors import F32
 
+FARTHEST = 0.5  # of the squares of weights, what errors that rows make up for may have: signal to noise of 3 dB
 VECTOR_PASSES = 2  # where all points of a lattice are tried: two more would take twice the time and gain 3 %
 
 
@@ -67,7 +69,8 @@ def quantize(layer: Layer, target: Target, settings: Settings, run: Run) -> Roun
     """Round with feedback by the layer's Hessian, so that trace(E H E^T) of the errors E is small.
 
     Time: a matrix product of the weight with half of H, and about (cols / 3)^3 operations for the factor. Memory: a
-    copy of H (two with PERMUTED and passes), a copy of the weight. Raises UnsupportedError for a target whose codes
+    copy of H (two with PERMUTED and passes), a copy of the weight, six where rows are fed back. Raises
+    UnsupportedError for a target whose codes
     only its own encoder can choose, InputError for a Hessian of another size, and what `factor` raises.
     """
     require_weight(layer, target)
@@ -84,8 +87,9 @@ def quantize(layer: Layer, target: Target, settings: Settings, run: Run) -> Roun
         )  # fmt: skip
         # a grid of the whole matrix is not fitted anew to what becomes of its rows
         order = row_order(layer.outputs, run, layer.name) if layer.outputs and target.span else None
-        if order is not None:
-            return _report(_in_steps(sweep, order, run), ready, fed=True)
+        found = None if order is None else _in_steps(sweep, order, run)
+        if found is not None:
+            return _report(found, ready, fed=True)
         # few rows in two, so that a second thread has some
         rows = [slice(*piece) for piece in pieces(0, len(weight), ROWS if len(weight) > ROWS else ROWS // 2)]
         done = run(lambda part: _round(sweep, part), rows)
@@ -136,18 +140,22 @@ def _descend(sweep: Sweep, slab: Slab, rows: slice) -> Slab:
     return slab
 
 
-def _in_steps(sweep: Sweep, order: RowOrder, run: Run) -> _All:
+def _in_steps(sweep: Sweep, order: RowOrder, run: Run) -> _All | None:
     """Round rows a few at a time, and feed their errors to those that follow; a block of rows as the type's encoder
-    does, or to nearest, where that costs less."""
+    does, or to nearest, where that costs less. None where so little is left of the weights that nobody would take them
+    for those of the source: types of one and two bits have errors that are too large to make up for."""
     own = np.ascontiguousarray(sweep.weight[order.order])
     fed = replace(sweep, weight=own.copy())
     errors = np.zeros_like(own)
     done: dict[int, _Done] = {}
+    dead = sweep.visited[list(sweep.factor.dead)]
 
     def make_up(turn: tuple[Block, slice]) -> list[slice]:
         block, step = turn
         rows = slice(block.start + step.start, block.start + step.stop)
-        fed.weight[rows] += block.made_up(errors[block.rows], step)
+        added = block.made_up(errors[block.rows], step)
+        added[:, dead] = 0  # a column that never had an input keeps its weights
+        fed.weight[rows] += added
         return [slice(*piece) for piece in pieces(rows.start, rows.stop, TASK)]
 
     for turn in order.turns():
@@ -155,7 +163,10 @@ def _in_steps(sweep: Sweep, order: RowOrder, run: Run) -> _All:
         for rows, one in zip(tasks, run(lambda rows: _round(fed, rows), tasks), strict=True):
             done[rows.start] = one
             errors[rows] = own[rows] - one.slab.values
+    if np.square(errors, dtype=np.float64).sum() > FARTHEST * np.square(own, dtype=np.float64).sum():
+        return None
     found = _collected([done[start] for start in sorted(done)], sweep)
+    done.clear()
     return _back(_cheaper(found, replace(sweep, weight=own), order.blocks, run), order.order)
 
 

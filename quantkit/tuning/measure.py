@@ -6,7 +6,8 @@ space. Then other text of the same data goes forward and back (`tuning.judging`)
 kinds: what they read, and the gradients of their likelihood, say what these errors cost text that they were not fitted
 to. The head is judged by what the model predicts; the embedding is rounded by gradients of the first of these texts.
 
-Memory: a block, what calibration holds of it, and errors of ROWS rows of each of its linears, by type; activations and
+Memory: a block, what calibration holds of it, and errors of ROWS rows of each of its linears, by type, and
+for queries and keys how rows make up for each other; activations and
 errors of other blocks are where the model's scratch space is.
 """
 
@@ -189,7 +190,7 @@ class _Rounding:
         spread = self.rounded.rounder.spread(outputs, block.run, unit.name)
         return Probe(
             unit.name, share, rows, self._kept(torch.from_numpy(errors)), norms, shares / min(shares, EXPERTS),
-            None if spread is None else self._kept(spread),
+            tuple(map(self._kept, spread)),
             np.array([self.rounded.rounder.feeds(layer, one) for one in types]),
         )  # fmt: skip
 

@@ -66,13 +66,13 @@ class Rounder:
         target = TypeLayout(name).scheme.target(layer.weight.shape[1])
         return self.method is not None and layer.hessian is not None and target.feeds
 
-    def spread(self, outputs: Sequence[Tensor], run: Run, name: str) -> Tensor | None:
-        """What becomes of errors that rows make by themselves where they are fed back: T, float32 (rows, rows)."""
+    def spread(self, outputs: Sequence[Tensor], run: Run, name: str) -> tuple[Tensor, ...]:
+        """What becomes of errors that rows make by themselves where they are fed back: blocks on the diagonal of T."""
         if self.method is None or not outputs or not base.get(self.method.name).feeds_rows:
-            return None
+            return ()
         with single_threaded():
             order = row_order(outputs, run, name)
-            return None if order is None else order.spread()
+            return () if order is None else order.spread()
 
     def errors(self, layer: Layer, types: Sequence[str], run: Run, damping: float | None = None) -> F32:
         """What rounding the layer's weight (rows, cols) to each type adds to it, (types, rows, cols)."""
@@ -123,8 +123,8 @@ class Probe:
     """Rows `rows` of a share of a linear and their errors by type, (types, rows, cols) in scratch space.
 
     `norms` are the squared norms of all rows of the share. The unit's cost is `weight` times that of this share.
-    `spread` is T, float32 (rows of the share, as many) in scratch space, where rows are fed back for the types that are
-    `fed`, a mask (types,); None where they are for none.
+    `spread` are blocks on the diagonal of T, float32 in scratch space, where rows are fed back for the types that are
+    `fed`, a mask (types,); none where they are for none.
     """
 
     unit: str
@@ -133,7 +133,7 @@ class Probe:
     errors: Tensor
     norms: F64
     weight: float
-    spread: Tensor | None = None
+    spread: tuple[Tensor, ...] = ()
     fed: NDArray[np.bool_] | None = None
 
     @property
@@ -149,8 +149,10 @@ class Probe:
         """
         own = gradients[:, self.share.start : self.share.stop]
         found = self._squares(inputs, own, parts)
-        if self.spread is not None and self.fed is not None:
-            turned = self._squares(inputs, own @ self.spread.to(own.device), parts)
+        if self.spread and self.fed is not None:
+            pieces = torch.split(own, [len(one) for one in self.spread], 1)
+            turns = [piece @ one.to(own.device) for piece, one in zip(pieces, self.spread, strict=True)]
+            turned = self._squares(inputs, torch.cat(turns, 1), parts)
             found = np.where(np.tile(self.fed, 3), turned, found)
         return found
 

@@ -74,7 +74,11 @@ def test_every_command_knows_which_source_a_file_has(far: Path, made: Path, plai
         seen = quantkit("verify", path, "--against", far, "--json")
         assert seen.status == 0, seen.stdout
         found = quantkit("compare", path, far, "--json").json["tensors"]["differing"]
-        assert max(each["relative_error"] for each in found) < 0.05
+        fed = {layer["name"].split(".")[2] for layer in manifest_of(path)["layers"] if layer.get("rows_fed")}
+        assert fed == {"attn_q", "attn_k"}  # rows make up for each other, with errors where nothing reads them
+        for each in found:
+            limit = 0.08 if each["name"].endswith(("q_proj.weight", "k_proj.weight")) else 0.05
+            assert each["relative_error"] < limit, each
     seen = quantkit("verify", made, "--against", TINY, "--json")  # the same function, and not its source
     checks = json.loads(seen.stdout.splitlines()[0])["checks"]
     assert {check["check"] for check in checks if check["ok"] is False} >= {"numbers"}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from quantkit.methods import base
+from quantkit.methods import base, gptq
 from quantkit.methods.columns.steps import DAMPING, STEP, row_order, structured
 from quantkit.methods.settings import DEFAULTS, Order, Settings, in_turn
 
@@ -18,6 +18,8 @@ GPTQ = base.get("gptq")
 LAYER = layers.layer(rows=100, cols=256)
 ROWS = len(LAYER.weight)
 SPANNED = tuple(name for name, made in layers.TARGETS.items() if made(256).span)
+
+COARSE = {"q1_0", "q2_0", "tq1_0", "tq2_0"}
 
 
 def gram(rows: int, *, rank: int = 6, seed: int = 3) -> torch.Tensor:
@@ -73,15 +75,19 @@ def test_errors_that_are_left_are_spread_from_those_that_steps_make() -> None:
             left[rows] = own[order.order[rows]] - block.made_up(left[block.rows], step)
     placed = np.empty_like(left)
     placed[order.order] = left
-    assert (order.spread().numpy() @ own) == pytest.approx(placed, rel=1e-3, abs=1e-3)
+    assert (torch.block_diag(*order.spread()).numpy() @ own) == pytest.approx(placed, rel=1e-3, abs=1e-3)
 
 
 @pytest.mark.parametrize("name", SPANNED)
 def test_rows_that_are_fed_back_cost_less_and_the_report_says_what(name: str) -> None:
-    """On every target, by an independent sum; less than feedback over columns alone, and than the type's encoder."""
+    """On every target, by an independent sum; less than feedback over columns alone, and than the type's encoder. Types
+    whose errors are too large to be made up for are rounded as they were."""
     outputs, target = halves(), layers.TARGETS[name](256)
     found = GPTQ.quantize(replace(LAYER, outputs=outputs), target, DEFAULTS, in_turn)
     plain = GPTQ.quantize(LAYER, target, DEFAULTS, in_turn)
+    if name in COARSE:
+        assert np.array_equal(found.codes, plain.codes) and found.report == plain.report
+        return
     ours, columns = (cost(LAYER.weight - one.values(), outputs) for one in (found, plain))
     assert ours < 0.8 * columns
     assert found.report.fed and not plain.report.fed
@@ -115,6 +121,7 @@ def test_blocks_that_lose_are_rounded_as_the_encoder_does(monkeypatch: pytest.Mo
 
     outputs, target = halves(), layers.TARGETS["q4_k"](256)
     right = steps.Block.made_up
+    monkeypatch.setattr(gptq, "FARTHEST", np.inf)
     monkeypatch.setattr(steps.Block, "made_up", lambda self, errors, step: -20 * right(self, errors, step))
     found = GPTQ.quantize(replace(LAYER, outputs=outputs), target, DEFAULTS, in_turn)
     codes, _ = target.encode(LAYER.weight, LAYER.hessian.diagonal().numpy())
@@ -138,6 +145,46 @@ def test_rows_that_nothing_reads_are_rounded_all_the_same() -> None:
     plain = GPTQ.quantize(LAYER, target, DEFAULTS, in_turn)
     ours, theirs = (np.square(LAYER.weight - one.values())[-20:].sum() for one in (found, plain))
     assert ours == pytest.approx(theirs, rel=0.1)
+
+
+def test_rows_without_structure_are_rounded_by_themselves_beside_those_that_have_some() -> None:
+    """Queries and values in one matrix: values come out as they do without."""
+    both = torch.block_diag(gram(64), 30 * gram(36, rank=400))
+    both[:64, 64:] = both[64:, :64] = 0.3 * both.diagonal().mean()
+    target = layers.TARGETS["int4-g128"](256)
+    found = GPTQ.quantize(replace(LAYER, outputs=(both,)), target, DEFAULTS, in_turn)
+    plain = GPTQ.quantize(LAYER, target, DEFAULTS, in_turn)
+    assert found.report.fed
+    assert (found.codes[64:] == plain.codes[64:]).all(1).mean() > 0.9  # a product of few rows may be summed otherwise
+    assert (found.codes[:64] == plain.codes[:64]).all(1).mean() < 0.3  # the rows of the first step are
+
+
+def test_a_column_without_inputs_keeps_its_weights() -> None:
+    hessian = LAYER.hessian.clone()
+    hessian[7], hessian[:, 7] = 0, 0
+    layer, target = replace(LAYER, hessian=hessian), layers.TARGETS["int8-row"](256)
+    found, plain = (GPTQ.quantize(replace(layer, outputs=o), target, DEFAULTS, in_turn) for o in (halves(), ()))
+    ours, theirs = (np.abs(one.values() - LAYER.weight)[:, 7].max() for one in (found, plain))
+    assert found.report.dead == 1 and ours == pytest.approx(theirs, rel=0.5)
+    assert ours < np.abs(LAYER.weight).max() / 127
+
+
+def test_errors_as_large_as_the_weights_are_not_fed_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Types of one bit: what makes up for their errors would leave nothing that is like the weights."""
+    target = layers.TARGETS["q1_0"](256)
+    steep = tuple(torch.ones(50, 50) + 1e-3 * torch.eye(50) for _ in range(2))
+    found = GPTQ.quantize(replace(LAYER, outputs=steep), target, DEFAULTS, in_turn)
+    plain = GPTQ.quantize(LAYER, target, DEFAULTS, in_turn)
+    monkeypatch.setattr(gptq, "FARTHEST", np.inf)
+    far = GPTQ.quantize(replace(LAYER, outputs=steep), target, DEFAULTS, in_turn)
+    assert np.square(far.values() - LAYER.weight).sum() > np.square(LAYER.weight).sum() / 2
+    assert far.report.fed and not found.report.fed and np.array_equal(found.codes, plain.codes)
+
+
+@pytest.mark.parametrize("size", [1e-24, 1e20])
+def test_structure_has_no_size(size: float) -> None:
+    assert not structured((torch.eye(64) * size,))
+    assert structured((torch.ones(64, 64) * size,))
 
 
 def test_a_grid_of_the_whole_matrix_has_no_rows_of_its_own() -> None:

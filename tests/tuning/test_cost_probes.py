@@ -64,7 +64,7 @@ def test_errors_that_are_fed_back_over_rows_cost_what_is_left_of_them() -> None:
     alone = np.square(np.einsum("rc,nrc->n", products, noise)).mean() / (2 * tokens)
     probe = Probe(
         "u", Share("x", 0, rows), np.arange(rows), torch.from_numpy(noise[:2]).float(), np.full(rows, 1.0), 1.0,
-        torch.from_numpy(spread).float(), np.array([True, False]),
+        (torch.from_numpy(spread).float(),), np.array([True, False]),
     )  # fmt: skip
     flat = [torch.from_numpy(a).float() for a in (inputs, gradients)]
     found = []

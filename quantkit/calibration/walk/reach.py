@@ -105,7 +105,7 @@ def reached(resident: Resident, hidden: Tensor, far: Sequence[Far], seeds: Seque
 def _evened(gradients: Tensor) -> Tensor:
     """Gradients (tokens, rows) divided by the root of their length: a few tokens have most of what they all have, and
     say nothing about others. Of zeros nothing is made."""
-    length = gradients.square().sum(1, keepdim=True, dtype=torch.float64).sqrt()
+    length = gradients.to(torch.float64).square().sum(1, keepdim=True).sqrt()
     return gradients * torch.where(length > 0, length.rsqrt(), 0).to(gradients.dtype)
 
 
