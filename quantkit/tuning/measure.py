@@ -6,9 +6,8 @@ space. Then other text of the same data goes forward and back (`tuning.judging`)
 kinds: what they read, and the gradients of their likelihood, say what these errors cost text that they were not fitted
 to. The head is judged by what the model predicts; the embedding is rounded by gradients of the first of these texts.
 
-Memory: a block, what calibration holds of it, and errors of ROWS rows of each of its linears, by type, and
-for queries and keys how rows make up for each other; activations and
-errors of other blocks are where the model's scratch space is.
+Memory: a block, what calibration holds of it, errors of ROWS rows of each of its linears, by type, and for queries and
+keys how rows make up for each other; activations and errors of other blocks are where the model's scratch space is.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from quantkit.methods import base, gptq
-from quantkit.methods.columns.steps import DAMPING, STEP, row_order, structured
+from quantkit.methods.columns.steps import DAMPING, STEP, row_order
 from quantkit.methods.settings import DEFAULTS, Order, Settings, in_turn
 
 GPTQ = base.get("gptq")
@@ -135,7 +135,7 @@ def test_gradients_without_structure_change_nothing(even: torch.Tensor) -> None:
     found = GPTQ.quantize(replace(LAYER, outputs=(even,)), target, DEFAULTS, in_turn)
     plain = GPTQ.quantize(LAYER, target, DEFAULTS, in_turn)
     assert np.array_equal(found.codes, plain.codes) and found.report == plain.report
-    assert not structured((even,)) and structured((gram(ROWS),))
+    assert row_order((even,), in_turn, "x") is None and row_order((gram(ROWS),), in_turn, "x") is not None
 
 
 def test_rows_that_nothing_reads_are_rounded_all_the_same() -> None:
@@ -183,8 +183,8 @@ def test_errors_as_large_as_the_weights_are_not_fed_back(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("size", [1e-24, 1e20])
 def test_structure_has_no_size(size: float) -> None:
-    assert not structured((torch.eye(64) * size,))
-    assert structured((torch.ones(64, 64) * size,))
+    assert row_order((torch.eye(64) * size,), in_turn, "x") is None
+    assert row_order((torch.ones(64, 64) * size,), in_turn, "x") is not None
 
 
 def test_a_grid_of_the_whole_matrix_has_no_rows_of_its_own() -> None:

@@ -120,11 +120,6 @@ def row_order(outputs: Sequence[Tensor], run: Run, name: str) -> RowOrder | None
     return RowOrder(np.concatenate(orders), tuple(blocks))
 
 
-def structured(outputs: Sequence[Tensor]) -> bool:
-    """Whether G has a direction that counts more than others, in some run of rows."""
-    return not all(bool(_even(gram).all()) for gram in outputs)
-
-
 def _even(gram: Tensor) -> Tensor:
     """The rows of G that lie in runs without structure, a mask (n,): the effective rank of a corner, (trace G)^2 /
     trace(G G), is at least EVEN of its rows, or it is no number, as of zeros."""
